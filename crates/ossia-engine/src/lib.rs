@@ -1,0 +1,1 @@
+//! Continuous batching: sequences, block manager, scheduler, sampler, engine thread.

@@ -1,0 +1,1 @@
+//! The harmony prompt format: tokenizer, render, total streaming parser, envelope grammar.

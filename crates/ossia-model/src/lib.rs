@@ -1,0 +1,1 @@
+//! gpt-oss on candle: configuration, weights and the forward pass over a paged KV cache.

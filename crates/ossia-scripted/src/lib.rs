@@ -1,0 +1,1 @@
+//! A model runner that answers by rule, for testing clients without a model.
