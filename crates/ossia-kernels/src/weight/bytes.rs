@@ -1,0 +1,98 @@
+//! The bytes of one weight: a range of a mapped file or owned memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+/// Shared read-only bytes of a weight. Cloning shares them.
+///
+/// Mapped bytes have whatever alignment the file gives them; every kernel reads them unaligned.
+#[derive(Clone)]
+pub struct WeightBytes {
+    storage: Storage,
+    range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Storage {
+    Mapped(Arc<Mmap>),
+    Owned(Arc<Vec<u8>>),
+}
+
+impl WeightBytes {
+    /// A range of a mapped file. A range that runs past the end of the map is cut to the map;
+    /// the length check of the weight then names what is missing.
+    pub fn mapped(map: Arc<Mmap>, range: Range<usize>) -> Self {
+        let end = range.end.min(map.len());
+        let range = range.start.min(end)..end;
+        Self {
+            storage: Storage::Mapped(map),
+            range,
+        }
+    }
+
+    /// Bytes held in memory.
+    pub fn owned(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self {
+            storage: Storage::Owned(Arc::new(bytes)),
+            range,
+        }
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        let all: &[u8] = match &self.storage {
+            Storage::Mapped(map) => map,
+            Storage::Owned(bytes) => bytes,
+        };
+        &all[self.range.clone()]
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+}
+
+impl std::fmt::Debug for WeightBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self.storage {
+            Storage::Mapped(_) => "mapped",
+            Storage::Owned(_) => "owned",
+        };
+        write!(f, "WeightBytes({kind}, {} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_share_the_bytes() {
+        let bytes = WeightBytes::owned(vec![1, 2, 3]);
+        let other = bytes.clone();
+        assert_eq!(bytes.as_slice().as_ptr(), other.as_slice().as_ptr());
+        assert_eq!(other.as_slice(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_range_past_the_map_is_cut() {
+        let map = Arc::new(
+            memmap2::MmapMut::map_anon(8)
+                .unwrap()
+                .make_read_only()
+                .unwrap(),
+        );
+        assert_eq!(WeightBytes::mapped(map.clone(), 2..8).len(), 6);
+        assert_eq!(WeightBytes::mapped(map.clone(), 4..20).len(), 4);
+        assert_eq!(WeightBytes::mapped(map, 9..20).len(), 0);
+    }
+}

@@ -1,0 +1,28 @@
+//! Weights as the checkpoint stores them: mapped or owned bytes with a shape, never repacked.
+
+mod bytes;
+mod experts;
+mod matrix;
+mod view;
+
+pub use bytes::WeightBytes;
+pub use experts::ExpertWeights;
+pub use matrix::Matrix;
+pub(crate) use view::{Format, MatrixView};
+
+use crate::{KernelError, Result};
+
+/// Fails unless `bytes` are exactly those of `shape` with `unit` bytes per element.
+fn check_len(what: &'static str, bytes: &WeightBytes, shape: &[usize], unit: usize) -> Result<()> {
+    let expected = shape.iter().product::<usize>() * unit;
+    let found = bytes.len();
+    if found == expected {
+        return Ok(());
+    }
+    Err(KernelError::WeightLength {
+        what,
+        shape: shape.to_vec(),
+        expected,
+        found,
+    })
+}

@@ -1,0 +1,48 @@
+//! One matrix as it lies in memory, whichever weight it belongs to.
+
+use half::bf16;
+
+use crate::mxfp4;
+
+/// A borrowed `[rows, cols]` matrix; the length of the bytes was checked when the weight was made.
+#[derive(Clone, Copy)]
+pub(crate) struct MatrixView<'a> {
+    pub(crate) format: Format<'a>,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+/// Layout and type of a matrix's bytes.
+#[derive(Clone, Copy)]
+pub(crate) enum Format<'a> {
+    /// `[rows, cols]` f32.
+    F32(&'a [u8]),
+    /// `[rows, cols]` bf16.
+    Bf16(&'a [u8]),
+    /// `[cols, rows]` bf16.
+    Bf16Transposed(&'a [u8]),
+    /// Blocks `[rows, cols / 32, 16]` and scales `[rows, cols / 32]`.
+    Mxfp4 { blocks: &'a [u8], scales: &'a [u8] },
+}
+
+impl MatrixView<'_> {
+    /// One weight, exactly. Slow; the definition that the fast paths are held against.
+    pub(crate) fn get(&self, row: usize, col: usize) -> f32 {
+        match self.format {
+            Format::F32(bytes) => {
+                let at = 4 * (row * self.cols + col);
+                f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+            }
+            Format::Bf16(bytes) => read_bf16(bytes, row * self.cols + col),
+            Format::Bf16Transposed(bytes) => read_bf16(bytes, col * self.rows + row),
+            Format::Mxfp4 { blocks, scales } => {
+                let at = row * self.cols + col;
+                mxfp4::decode(mxfp4::nibble(blocks, at), scales[at / mxfp4::BLOCK_LEN])
+            }
+        }
+    }
+}
+
+fn read_bf16(bytes: &[u8], at: usize) -> f32 {
+    bf16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32()
+}
