@@ -1,1 +1,23 @@
 //! OpenAI's HTTP API over the engine: wire types, routes, server-sent events.
+//!
+//! [`router`] is the whole API as a tower service; [`AppState`] is made of a running engine, the model's tokenizer
+//! and a [`ServerConfig`]. A request takes the way `wire` (JSON) -> `prepare` (checked) -> `turn` (engine and
+//! harmony parser) -> `api` (OpenAI's events); the answer to a request that does not stream is the fold of the
+//! events that a stream would have sent.
+
+mod api;
+mod clock;
+mod error;
+mod extract;
+mod ids;
+mod prepare;
+mod router;
+mod sse;
+mod state;
+mod store;
+mod turn;
+pub mod wire;
+
+pub use error::ApiError;
+pub use router::router;
+pub use state::{AppState, ServerConfig};

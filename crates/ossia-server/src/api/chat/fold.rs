@@ -1,0 +1,104 @@
+//! Chunks into a whole chat completion, as a client would put them together.
+
+use serde_json::{Map, Value};
+
+use crate::wire::chat::{
+    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, FinishReason, FunctionCall, ToolCall,
+    ToolCallDelta,
+};
+use crate::wire::logprobs::TokenLogprob;
+
+/// The answers so far.
+#[derive(Debug)]
+pub(crate) struct CompletionFold {
+    choices: Vec<ChoiceFold>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct ChoiceFold {
+    content: String,
+    reasoning: Option<String>,
+    tool_calls: Vec<ToolCall>,
+    logprobs: Option<Vec<TokenLogprob>>,
+    finish_reason: Option<FinishReason>,
+}
+
+impl CompletionFold {
+    /// A fold of `n` answers.
+    pub(crate) fn new(n: usize) -> Self {
+        Self { choices: vec![ChoiceFold::default(); n] }
+    }
+
+    /// Adds a chunk.
+    pub(crate) fn push(&mut self, chunk: &ChatChunk) {
+        for choice in &chunk.choices {
+            self.choices[choice.index].push(choice);
+        }
+    }
+
+    /// The completion; `last` is the chunk of usage, whose id and model are those of all chunks.
+    pub(crate) fn finish(self, last: &ChatChunk, metadata: Option<Map<String, Value>>) -> ChatCompletion {
+        let usage = last.usage.clone().flatten();
+        let choices = self.choices.into_iter().enumerate().map(|(index, choice)| choice.finish(index));
+        ChatCompletion {
+            id: last.id.clone(),
+            object: "chat.completion",
+            created: last.created,
+            model: last.model.clone(),
+            choices: choices.collect(),
+            usage,
+            service_tier: last.service_tier,
+            system_fingerprint: last.system_fingerprint.clone(),
+            metadata,
+        }
+    }
+}
+
+impl ChoiceFold {
+    fn push(&mut self, choice: &ChunkChoice) {
+        let delta = &choice.delta;
+        self.content.push_str(delta.content.as_deref().unwrap_or_default());
+        if let Some(text) = &delta.reasoning {
+            self.reasoning.get_or_insert_default().push_str(text);
+        }
+        delta.tool_calls.iter().flatten().for_each(|call| self.push_call(call));
+        if let Some(tokens) = choice.logprobs.as_ref().and_then(|logprobs| logprobs.content.as_ref()) {
+            self.logprobs.get_or_insert_default().extend_from_slice(tokens);
+        }
+        self.finish_reason = self.finish_reason.or(choice.finish_reason);
+    }
+
+    fn push_call(&mut self, delta: &ToolCallDelta) {
+        if let (Some(id), Some(name)) = (&delta.id, &delta.function.name) {
+            let function = FunctionCall { name: name.clone(), arguments: String::new() };
+            self.tool_calls.push(ToolCall {
+                id: id.clone(),
+                kind: "function".to_owned(),
+                function: Some(function),
+                custom: None,
+            });
+        }
+        if let Some(function) = self.tool_calls.get_mut(delta.index).and_then(|call| call.function.as_mut()) {
+            function.arguments.push_str(&delta.function.arguments);
+        }
+    }
+
+    fn finish(self, index: usize) -> ChatChoice {
+        let silent = self.content.is_empty() && !self.tool_calls.is_empty();
+        let message = AssistantMessage {
+            role: "assistant",
+            content: (!silent).then_some(self.content),
+            refusal: None,
+            annotations: Vec::new(),
+            tool_calls: (!self.tool_calls.is_empty()).then_some(self.tool_calls),
+            reasoning_content: self.reasoning.clone(),
+            reasoning: self.reasoning,
+        };
+        let logprobs = self.logprobs.map(|content| crate::wire::logprobs::ChoiceLogprobs {
+            content: Some(content),
+            refusal: None,
+        });
+        // Every stream of a turn ends with a reason.
+        ChatChoice { index, message, logprobs, finish_reason: self.finish_reason.unwrap_or(FinishReason::Stop) }
+    }
+}

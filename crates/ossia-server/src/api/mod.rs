@@ -1,0 +1,6 @@
+//! The routes: thin handlers, and the builders of OpenAI's events.
+
+pub(crate) mod chat;
+pub(crate) mod health;
+pub(crate) mod models;
+pub(crate) mod responses;

@@ -1,0 +1,32 @@
+//! `/v1/models`: one model under all its names.
+
+use axum::Json;
+use axum::extract::{Path, State};
+
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::wire::model::{Model, ModelList};
+
+/// All names.
+pub(crate) async fn list(State(state): State<AppState>) -> Json<ModelList> {
+    let data = state.config().served_model_names.iter().map(|name| model(&state, name)).collect();
+    Json(ModelList { object: "list", data })
+}
+
+/// One name; it may hold slashes, as names of repositories do.
+pub(crate) async fn retrieve(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
+    let name = state.resolve_model(Some(&id))?;
+    Ok(Json(model(&state, &name)))
+}
+
+fn model(state: &AppState, name: &str) -> Model {
+    let config = state.config();
+    Model {
+        id: name.to_owned(),
+        object: "model",
+        created: config.created,
+        owned_by: "ossia".to_owned(),
+        max_model_len: state.engine().config().max_model_len,
+        root: config.model_root.clone(),
+    }
+}

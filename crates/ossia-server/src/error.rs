@@ -1,0 +1,170 @@
+//! The one error type of the HTTP layer, and the one place that turns it into an HTTP answer.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use crate::wire::error::{ErrorBody, ErrorObject};
+
+/// Everything that an HTTP request can be answered with instead of success. Output of the model is never one.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ApiError {
+    /// A field is missing, has the wrong type or value, or is not supported: 400.
+    #[error("{message}")]
+    Invalid {
+        /// Path of the field, such as `messages[0].content`.
+        param: Option<String>,
+        /// OpenAI's word for the kind of fault.
+        code: Option<&'static str>,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// The prompt does not fit into the model's context: 400.
+    #[error(
+        "This model's maximum context length is {max} tokens. However, your {param} resulted in {len} tokens. Please reduce the length of the {param}."
+    )]
+    ContextLength {
+        /// The field that holds the prompt.
+        param: &'static str,
+        /// Tokens of the prompt.
+        len: usize,
+        /// Longest prompt that could be answered.
+        max: usize,
+    },
+    /// No model of this name is served: 404.
+    #[error("The model `{model}` does not exist. Served here: {served}.")]
+    UnknownModel {
+        /// What was asked for.
+        model: String,
+        /// Names that exist.
+        served: String,
+    },
+    /// Nothing of this id is stored: 404, or 400 where a field of the request names it.
+    #[error("{what} with id '{id}' not found.")]
+    NotFound {
+        /// Kind of object.
+        what: &'static str,
+        /// What was asked for.
+        id: String,
+    },
+    /// No such route: 404.
+    #[error("Invalid URL ({method} {path})")]
+    UnknownUrl {
+        /// Method of the request.
+        method: String,
+        /// Path of the request.
+        path: String,
+    },
+    /// The route exists for other methods: 405.
+    #[error("Not allowed to {method} on {path}.")]
+    MethodNotAllowed {
+        /// Method of the request.
+        method: String,
+        /// Path of the request.
+        path: String,
+    },
+    /// The body is not declared as JSON: 415.
+    #[error("Unsupported content type: '{found}'. This API method only accepts 'application/json' requests.")]
+    UnsupportedMediaType {
+        /// The content type that came.
+        found: String,
+    },
+    /// The body is longer than the server accepts: 413.
+    #[error("The request body is larger than the limit of {limit_bytes} bytes.")]
+    BodyTooLarge {
+        /// Longest accepted body.
+        limit_bytes: usize,
+    },
+    /// The queue is full or the engine is shutting down: 503.
+    #[error("The server cannot take this request now: {reason}. Please retry later.")]
+    Unavailable {
+        /// What stands in the way.
+        reason: String,
+    },
+    /// A fault of the server: 500.
+    #[error("The server had an error while processing your request: {reason}")]
+    Internal {
+        /// What failed.
+        reason: String,
+    },
+}
+
+impl ApiError {
+    /// A fault of the field `param`.
+    pub(crate) fn invalid(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid { param: Some(param.into()), code: Some(code), message: message.into() }
+    }
+
+    /// A value of `param` that exists at OpenAI but not here; `reason` says why, as a sentence.
+    pub(crate) fn unsupported(param: impl Into<String>, reason: &str) -> Self {
+        let param = param.into();
+        let message = format!("Unsupported parameter: '{param}'. {reason}");
+        Self::invalid(param, "unsupported_parameter", message)
+    }
+
+    /// A required field that is absent.
+    pub(crate) fn missing(param: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!("Missing required parameter: '{param}'.");
+        Self::invalid(param, "missing_required_parameter", message)
+    }
+
+    /// A word that is none of the allowed ones.
+    pub(crate) fn invalid_value(param: impl Into<String>, found: &str, allowed: &[&str]) -> Self {
+        let param = param.into();
+        let allowed = allowed.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
+        let message = format!("Invalid value: '{found}' for '{param}'. Supported values are: {allowed}.");
+        Self::invalid(param, "invalid_value", message)
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid { .. } | Self::ContextLength { .. } => StatusCode::BAD_REQUEST,
+            Self::UnknownModel { .. } | Self::NotFound { .. } | Self::UnknownUrl { .. } => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Invalid { code, .. } => *code,
+            Self::ContextLength { .. } => Some("context_length_exceeded"),
+            Self::UnknownModel { .. } => Some("model_not_found"),
+            Self::UnknownUrl { .. } => Some("unknown_url"),
+            Self::MethodNotAllowed { .. } => Some("method_not_supported"),
+            Self::UnsupportedMediaType { .. } => Some("unsupported_content_type"),
+            Self::BodyTooLarge { .. } => Some("request_too_large"),
+            Self::Unavailable { .. } => Some("server_overloaded"),
+            Self::NotFound { .. } | Self::Internal { .. } => None,
+        }
+    }
+
+    fn param(&self) -> Option<String> {
+        match self {
+            Self::Invalid { param, .. } => param.clone(),
+            Self::ContextLength { param, .. } => Some((*param).to_owned()),
+            Self::UnknownModel { .. } => Some("model".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// The envelope that this error has on the wire.
+    pub fn body(&self) -> ErrorBody {
+        let kind = match self {
+            Self::Unavailable { .. } => "service_unavailable_error",
+            Self::Internal { .. } => "server_error",
+            _ => "invalid_request_error",
+        };
+        ErrorBody { error: ErrorObject { message: self.to_string(), kind, param: self.param(), code: self.code() } }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status(), Json(self.body())).into_response()
+    }
+}

@@ -1,0 +1,135 @@
+//! JSON bodies: content type, size, syntax and types, each fault named in OpenAI's envelope.
+
+use axum::body::to_bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use serde::de::DeserializeOwned;
+use serde_path_to_error::Path;
+
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// A request body of type `T`.
+pub(crate) struct ApiJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        check_content_type(request.headers())?;
+        let limit_bytes = state.config().max_body_bytes;
+        check_content_length(request.headers(), limit_bytes)?;
+        let bytes =
+            to_bytes(request.into_body(), limit_bytes).await.map_err(|_| ApiError::BodyTooLarge { limit_bytes })?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Absent is fine; anything but JSON is not.
+fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let found = String::from_utf8_lossy(value.as_bytes());
+    let essence = found.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if essence == "application/json" || essence.ends_with("+json") {
+        return Ok(());
+    }
+    Err(ApiError::UnsupportedMediaType { found: found.into_owned() })
+}
+
+fn check_content_length(headers: &HeaderMap, limit_bytes: usize) -> Result<(), ApiError> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    match length {
+        Some(length) if length > limit_bytes as u64 => Err(ApiError::BodyTooLarge { limit_bytes }),
+        _ => Ok(()),
+    }
+}
+
+/// Parses a whole body.
+///
+/// # Errors
+/// 400: for malformed JSON without `param`, for a value of the wrong type with the path of the field.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|error| type_error(error.path(), error.inner()))?;
+    deserializer.end().map_err(|error| syntax_error(&error))?;
+    Ok(value)
+}
+
+fn syntax_error(error: &serde_json::Error) -> ApiError {
+    let message = format!("We could not parse the JSON body of your request: {error}.");
+    ApiError::Invalid { param: None, code: Some("invalid_json"), message }
+}
+
+fn type_error(path: &Path, error: &serde_json::Error) -> ApiError {
+    if !error.is_data() {
+        return syntax_error(error);
+    }
+    let reason = error.to_string();
+    let path = if path.iter().len() == 0 { String::new() } else { path.to_string() };
+    if let Some(field) = reason.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        return ApiError::missing(join(&path, field));
+    }
+    if path.is_empty() {
+        let message = format!("Invalid type for the request body: {reason}.");
+        return ApiError::Invalid { param: None, code: Some("invalid_type"), message };
+    }
+    let message = format!("Invalid type for '{path}': {reason}.");
+    ApiError::invalid(path, "invalid_type", message)
+}
+
+fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::chat::ChatRequest;
+    use crate::wire::responses::ResponseRequest;
+
+    fn param<T: DeserializeOwned>(body: &str) -> (Option<String>, Option<&'static str>) {
+        match parse::<T>(body.as_bytes()) {
+            Err(ApiError::Invalid { param, code, .. }) => (param, code),
+            Err(other) => panic!("{body}: {other}"),
+            Ok(_) => panic!("{body} was accepted"),
+        }
+    }
+
+    #[test]
+    fn names_the_path_of_a_wrong_type() {
+        let cases = [
+            (r#"{"messages": 3}"#, "messages"),
+            (r#"{"messages": [{"role": "user", "content": 3}]}"#, "messages[0].content"),
+            (r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}"#, "messages[0].content[0].text"),
+            (r#"{"messages": [{"role": "robot"}]}"#, "messages[0].role"),
+            (r#"{"temperature": "hot"}"#, "temperature"),
+            (r#"{"max_tokens": 1.5}"#, "max_tokens"),
+            (r#"{"stop": {"a": 1}}"#, "stop"),
+            (r#"{"tools": [{"type": "function", "function": {"name": 4}}]}"#, "tools[0].function.name"),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(param::<ChatRequest>(body), (Some(expected.to_owned()), Some("invalid_type")), "{body}");
+        }
+        let (path, _) = param::<ResponseRequest>(r#"{"input": [{"type": "message", "content": [{"type": 1}]}]}"#);
+        assert_eq!(path.as_deref(), Some("input[0].content[0].type"));
+    }
+
+    #[test]
+    fn names_missing_fields_and_bad_syntax() {
+        let (path, code) = param::<ChatRequest>(r#"{"messages": [{"content": "x"}]}"#);
+        assert_eq!((path.as_deref(), code), (Some("messages[0].role"), Some("missing_required_parameter")));
+        for body in ["", "{", "{\"messages\": [}", "{} {}", "\u{1}"] {
+            assert_eq!(param::<ChatRequest>(body), (None, Some("invalid_json")), "{body:?}");
+        }
+        assert_eq!(param::<ChatRequest>("[]").1, Some("invalid_type"));
+        assert_eq!(param::<ChatRequest>("3"), (None, Some("invalid_type")));
+    }
+
+    #[test]
+    fn unknown_fields_and_nulls_are_fine() {
+        parse::<ChatRequest>(br#"{"messages": [], "wibble": {"a": [1]}, "stop": null, "tools": null}"#).expect("accepted");
+        parse::<ResponseRequest>(br#"{"input": "x", "text": {"format": null, "more": 1}}"#).expect("accepted");
+    }
+}

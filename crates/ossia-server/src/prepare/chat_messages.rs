@@ -1,0 +1,128 @@
+//! Chat messages into a harmony dialogue.
+
+use std::collections::HashMap;
+
+use ossia_harmony::Message;
+
+use super::content;
+use crate::error::ApiError;
+use crate::wire::chat::{ChatMessage, ChatRole, ToolCall};
+
+/// What the messages become: the instructions of the developer message, and the dialogue.
+#[derive(Debug, Default)]
+pub(crate) struct Dialogue {
+    /// Leading system and developer messages.
+    pub(crate) instructions: Vec<String>,
+    /// Everything after them.
+    pub(crate) messages: Vec<Message>,
+    /// Names of the calls so far, by id.
+    call_names: HashMap<String, String>,
+}
+
+/// Converts all messages.
+///
+/// # Errors
+/// 400 naming the message's field that is missing, of the wrong kind, or refers to an unknown call.
+pub(crate) fn dialogue(messages: &[ChatMessage]) -> Result<Dialogue, ApiError> {
+    let mut dialogue = Dialogue::default();
+    for (i, message) in messages.iter().enumerate() {
+        dialogue.push(&format!("messages[{i}]"), message)?;
+    }
+    Ok(dialogue)
+}
+
+impl Dialogue {
+    fn push(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
+        match message.role {
+            ChatRole::System | ChatRole::Developer => {
+                let text = required_text(param, message)?;
+                self.push_instructions(text);
+            }
+            ChatRole::User => {
+                let text = required_text(param, message)?;
+                self.messages.push(Message::user(text));
+            }
+            ChatRole::Assistant => self.push_assistant(param, message)?,
+            ChatRole::Tool => self.push_tool_result(param, message)?,
+            ChatRole::Function => {
+                let name = message.name.as_deref().ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
+                let text = required_text(param, message)?;
+                self.messages.push(Message::tool_result(name, text));
+            }
+        }
+        Ok(())
+    }
+
+    fn push_instructions(&mut self, text: String) {
+        if self.messages.is_empty() {
+            self.instructions.push(text);
+        } else {
+            self.messages.push(Message::developer(text));
+        }
+    }
+
+    /// Reasoning, text, calls, in the order in which the model produces them.
+    fn push_assistant(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
+        let calls = message.tool_calls.as_deref().unwrap_or_default();
+        let has_calls = !calls.is_empty() || message.function_call.is_some();
+        if message.content.is_none() && message.refusal.is_none() && !has_calls {
+            return Err(ApiError::missing(format!("{param}.content")));
+        }
+        let reasoning = message.reasoning.as_deref().or(message.reasoning_content.as_deref());
+        if let Some(reasoning) = reasoning.filter(|text| !text.is_empty()) {
+            self.messages.push(Message::assistant_analysis(reasoning));
+        }
+        if let Some(text) = assistant_text(param, message, has_calls)? {
+            let new = if has_calls { Message::assistant_preamble } else { Message::assistant_final };
+            self.messages.push(new(text));
+        }
+        for (i, call) in calls.iter().enumerate() {
+            self.push_call(&format!("{param}.tool_calls[{i}]"), call)?;
+        }
+        if let Some(call) = &message.function_call {
+            self.messages.push(Message::function_call(&call.name, &call.arguments));
+        }
+        Ok(())
+    }
+
+    fn push_call(&mut self, param: &str, call: &ToolCall) -> Result<(), ApiError> {
+        let (name, arguments) = match (call.kind.as_str(), &call.function, &call.custom) {
+            ("function", Some(function), _) => (&function.name, &function.arguments),
+            ("custom", _, Some(custom)) => (&custom.name, &custom.input),
+            (kind @ ("function" | "custom"), ..) => return Err(ApiError::missing(format!("{param}.{kind}"))),
+            (other, ..) => return Err(ApiError::invalid_value(format!("{param}.type"), other, &["function", "custom"])),
+        };
+        self.call_names.insert(call.id.clone(), name.clone());
+        self.messages.push(Message::function_call(name, arguments));
+        Ok(())
+    }
+
+    fn push_tool_result(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
+        let id_param = format!("{param}.tool_call_id");
+        let id = message.tool_call_id.as_deref().ok_or_else(|| ApiError::missing(&*id_param))?;
+        let name = self.call_names.get(id).ok_or_else(|| {
+            let message = format!("Invalid '{id_param}': no preceding assistant message has a tool call with id '{id}'.");
+            ApiError::invalid(&*id_param, "invalid_value", message)
+        })?;
+        let text = required_text(param, message)?;
+        self.messages.push(Message::tool_result(name, text));
+        Ok(())
+    }
+}
+
+fn required_text(param: &str, message: &ChatMessage) -> Result<String, ApiError> {
+    let param = format!("{param}.content");
+    match &message.content {
+        Some(found) => content::text(&param, found),
+        None => Err(ApiError::missing(param)),
+    }
+}
+
+/// An empty text beside calls says nothing and is left out.
+fn assistant_text(param: &str, message: &ChatMessage, has_calls: bool) -> Result<Option<String>, ApiError> {
+    let text = match (&message.content, &message.refusal) {
+        (Some(found), _) => Some(content::text(&format!("{param}.content"), found)?),
+        (None, refusal) => refusal.clone(),
+    };
+    Ok(text.filter(|text| !(has_calls && text.is_empty())))
+}

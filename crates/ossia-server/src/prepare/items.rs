@@ -1,0 +1,172 @@
+//! Input items of a response into a harmony dialogue.
+
+use std::collections::HashMap;
+
+use ossia_harmony::Message;
+
+use super::content;
+use crate::error::ApiError;
+use crate::wire::poly::TextOrList;
+use crate::wire::responses::{InputItem, ResponseInput};
+
+/// Items that tell of tools which ran elsewhere; the model's own words about them stand in its messages.
+const HOSTED_ITEMS: [&str; 10] = [
+    "web_search_call",
+    "file_search_call",
+    "code_interpreter_call",
+    "image_generation_call",
+    "mcp_call",
+    "mcp_list_tools",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "tool_search_call",
+    "tool_search_output",
+];
+
+/// What the items become: the instructions of the developer message, and the dialogue.
+#[derive(Debug, Default)]
+pub(crate) struct ItemDialogue {
+    /// Leading system and developer messages.
+    pub(crate) instructions: Vec<String>,
+    /// Everything after them.
+    pub(crate) messages: Vec<Message>,
+    /// Names of the calls so far, by call id.
+    call_names: HashMap<String, String>,
+}
+
+/// `input` as items, references resolved by `lookup`.
+///
+/// # Errors
+/// 400 if `input` is absent or empty, or refers to an item that is not stored.
+pub(crate) fn input_items(
+    input: Option<ResponseInput>,
+    lookup: impl Fn(&str) -> Option<InputItem>,
+) -> Result<Vec<InputItem>, ApiError> {
+    let items = match input.ok_or_else(|| ApiError::missing("input"))? {
+        TextOrList::Text(text) => return Ok(vec![user_message(text)]),
+        TextOrList::List(items) => items,
+    };
+    let resolved = items.into_iter().enumerate().map(|(i, item)| match item.reference() {
+        None => Ok(item),
+        Some(id) => lookup(id).ok_or_else(|| {
+            let message = format!("Item with id '{id}' not found.");
+            ApiError::invalid(format!("input[{i}].id"), "item_not_found", message)
+        }),
+    });
+    resolved.collect()
+}
+
+fn user_message(text: String) -> InputItem {
+    InputItem {
+        kind: Some("message".to_owned()),
+        role: Some("user".to_owned()),
+        content: Some(TextOrList::Text(text)),
+        ..InputItem::default()
+    }
+}
+
+impl InputItem {
+    /// The id that an `item_reference` refers to; it may come without a type.
+    fn reference(&self) -> Option<&str> {
+        let bare = self.kind.is_none() && self.role.is_none();
+        if self.kind.as_deref() == Some("item_reference") || bare { self.id.as_deref() } else { None }
+    }
+}
+
+impl ItemDialogue {
+    /// Adds items. `param` names the list they came from, or is `None` for items of earlier turns, which were
+    /// checked then.
+    ///
+    /// # Errors
+    /// 400 naming the item's field that is missing, unknown or of the wrong kind.
+    pub(crate) fn extend(&mut self, param: &str, items: &[InputItem]) -> Result<(), ApiError> {
+        items.iter().enumerate().try_for_each(|(i, item)| self.push(&format!("{param}[{i}]"), item))
+    }
+
+    fn push(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+        match item.kind.as_deref().unwrap_or("message") {
+            "message" => self.push_message(param, item),
+            "reasoning" => self.push_reasoning(param, item),
+            "function_call" => self.push_call(param, item, "arguments", item.arguments.as_ref()),
+            "custom_tool_call" => self.push_call(param, item, "input", item.input.as_ref()),
+            "function_call_output" | "custom_tool_call_output" => self.push_output(param, item),
+            kind if HOSTED_ITEMS.contains(&kind) => {
+                tracing::debug!(kind, param, "an item of a hosted tool is not shown to the model");
+                Ok(())
+            }
+            kind => {
+                let param = format!("{param}.type");
+                let message = format!("Invalid value: '{kind}' for '{param}'. Items of this type are not supported.");
+                Err(ApiError::invalid(param, "invalid_value", message))
+            }
+        }
+    }
+
+    fn push_message(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+        let role = item.role.as_deref().ok_or_else(|| ApiError::missing(format!("{param}.role")))?;
+        let content_param = format!("{param}.content");
+        let found = item.content.as_ref().ok_or_else(|| ApiError::missing(&*content_param))?;
+        let text = content::text(&content_param, found)?;
+        match role {
+            "system" | "developer" if self.messages.is_empty() => self.instructions.push(text),
+            "system" | "developer" => self.messages.push(Message::developer(text)),
+            "user" => self.messages.push(Message::user(text)),
+            "assistant" if item.phase.as_deref() == Some("commentary") => {
+                self.messages.push(Message::assistant_preamble(text));
+            }
+            "assistant" => self.messages.push(Message::assistant_final(text)),
+            other => {
+                let allowed = ["user", "assistant", "system", "developer"];
+                return Err(ApiError::invalid_value(format!("{param}.role"), other, &allowed));
+            }
+        }
+        Ok(())
+    }
+
+    /// The chain of thought itself if it is there, else its summary.
+    fn push_reasoning(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+        let text = match &item.content {
+            Some(found) => content::text(&format!("{param}.content"), found)?,
+            None => String::new(),
+        };
+        let text = match (&item.summary, text.is_empty()) {
+            (Some(summary), true) => content::parts_text(&format!("{param}.summary"), summary)?,
+            _ => text,
+        };
+        if !text.is_empty() {
+            self.messages.push(Message::assistant_analysis(text));
+        }
+        Ok(())
+    }
+
+    fn push_call(
+        &mut self,
+        param: &str,
+        item: &InputItem,
+        field: &str,
+        arguments: Option<&String>,
+    ) -> Result<(), ApiError> {
+        let name = item.name.as_ref().ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
+        let call_id = item.call_id.as_ref().ok_or_else(|| ApiError::missing(format!("{param}.call_id")))?;
+        let arguments = arguments.ok_or_else(|| ApiError::missing(format!("{param}.{field}")))?;
+        self.call_names.insert(call_id.clone(), name.clone());
+        self.messages.push(Message::function_call(name, arguments));
+        Ok(())
+    }
+
+    fn push_output(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+        let by_call = item.call_id.as_ref().and_then(|id| self.call_names.get(id));
+        let name = by_call.or(item.name.as_ref()).ok_or_else(|| match &item.call_id {
+            None => ApiError::missing(format!("{param}.call_id")),
+            Some(id) => {
+                let message = format!("No tool call found for function call output with call_id {id}.");
+                ApiError::invalid(format!("{param}.call_id"), "invalid_value", message)
+            }
+        })?;
+        let output_param = format!("{param}.output");
+        let output = item.output.as_ref().ok_or_else(|| ApiError::missing(&*output_param))?;
+        let result = Message::tool_result(name, content::text(&output_param, output)?);
+        self.messages.push(result);
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! `ResponseRequest` into a [`ResponsePlan`].
+
+use std::sync::Arc;
+
+use ossia_harmony::{Conversation, DeveloperContent, SystemContent};
+
+use super::effort::{Effort, verbosity};
+use super::items::{ItemDialogue, input_items};
+use super::sampling::{SamplingFields, sampling, top_logprobs};
+use super::tools::{self, Choice, Declared, ToolPlan};
+use super::{TurnPlan, check, echo};
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::store::{History, StoredResponse};
+use crate::wire::poly::TextOrObject;
+use crate::wire::responses::{InputItem, Response, ResponseRequest, ResponseTool, ToolChoice};
+
+/// Least value of `max_output_tokens`, as in OpenAI's document.
+const MIN_OUTPUT_TOKENS: i64 = 16;
+/// `include` values that ask for what a server without hosted tools never has, so that there is nothing to add.
+const EMPTY_INCLUDES: [&str; 6] = [
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+];
+const INCLUDE_LOGPROBS: &str = "message.output_text.logprobs";
+const INCLUDE_ENCRYPTED: &str = "reasoning.encrypted_content";
+
+/// A checked response request.
+#[derive(Debug)]
+pub(crate) struct ResponsePlan {
+    pub(crate) turn: TurnPlan,
+    pub(crate) stream: bool,
+    /// The response as it stands before the first token; it echoes the request.
+    pub(crate) response: Response,
+    /// This turn's input, as it will be stored.
+    pub(crate) input: Vec<InputItem>,
+    /// The turns before this one.
+    pub(crate) history: History,
+}
+
+/// Checks a request.
+///
+/// # Errors
+/// 400 naming the field at fault, 404 for a model that is not served.
+pub(crate) fn prepare(mut request: ResponseRequest, state: &AppState) -> Result<ResponsePlan, ApiError> {
+    let model = state.resolve_model(request.model.as_deref())?;
+    refuse_unsupported(&request)?;
+    check::service_tier(request.service_tier.as_deref())?;
+    check::metadata(request.metadata.as_ref())?;
+    let previous = previous(&request, state)?;
+    let input = input_items(request.input.take(), |id| state.store().item(id))?;
+    let history = previous.map(|stored| stored.history_after()).unwrap_or_else(|| History::new(state.current_date()));
+    let turn = turn(&request, &input, &history, state)?;
+    let stream = request.stream.unwrap_or(false);
+    Ok(ResponsePlan { turn, stream, response: echo::response(request, model), input, history })
+}
+
+fn previous(request: &ResponseRequest, state: &AppState) -> Result<Option<Arc<StoredResponse>>, ApiError> {
+    let Some(id) = &request.previous_response_id else { return Ok(None) };
+    let stored = state.store().get(id).ok_or_else(|| {
+        let message = format!("Previous response with id '{id}' not found.");
+        ApiError::invalid("previous_response_id", "previous_response_not_found", message)
+    })?;
+    Ok(Some(stored))
+}
+
+fn turn(
+    request: &ResponseRequest,
+    input: &[InputItem],
+    history: &History,
+    state: &AppState,
+) -> Result<TurnPlan, ApiError> {
+    let effort = request.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_deref());
+    let effort = Effort::parse("reasoning.effort", effort)?;
+    let tools = tool_plan(request)?;
+    let max_tokens = check::integer("max_output_tokens", request.max_output_tokens, MIN_OUTPUT_TOKENS, i64::MAX)?;
+    Ok(TurnPlan {
+        prompt_param: "input",
+        conversation: conversation(request, dialogue(request, input, history)?, effort, &tools, history)?,
+        skip_analysis: effort.skip_analysis,
+        sampling: sampling(&sampling_fields(request)?, state.vocab_size())?,
+        max_tokens: max_tokens.map(|number| number as usize),
+        stop: Vec::new(),
+        stop_token_ids: Vec::new(),
+        callable: tools.callable,
+        call_required: tools.required,
+        priority: request.priority.unwrap_or(0),
+        cache_salt: request.cache_salt.clone(),
+    })
+}
+
+fn dialogue(request: &ResponseRequest, input: &[InputItem], history: &History) -> Result<ItemDialogue, ApiError> {
+    let mut dialogue = ItemDialogue::default();
+    dialogue.instructions.extend(request.instructions.clone());
+    for items in history.segments() {
+        dialogue.extend("previous_response_id", items)?;
+    }
+    dialogue.extend("input", input)?;
+    Ok(dialogue)
+}
+
+fn conversation(
+    request: &ResponseRequest,
+    mut dialogue: ItemDialogue,
+    effort: Effort,
+    tools: &ToolPlan,
+    history: &History,
+) -> Result<Conversation, ApiError> {
+    let asked = request.text.as_ref().and_then(|text| text.verbosity.as_deref());
+    dialogue.instructions.extend(verbosity("text.verbosity", asked)?.map(str::to_owned));
+    let instructions = (!dialogue.instructions.is_empty()).then(|| dialogue.instructions.join("\n\n"));
+    let developer = DeveloperContent { instructions, tools: tools.tools.clone(), ..DeveloperContent::default() };
+    let system = SystemContent {
+        current_date: Some(history.date().to_owned()),
+        reasoning_effort: effort.level,
+        ..SystemContent::default()
+    };
+    Ok(Conversation { system, developer, messages: dialogue.messages })
+}
+
+fn sampling_fields(request: &ResponseRequest) -> Result<SamplingFields<'_>, ApiError> {
+    let top = top_logprobs(request.top_logprobs)?;
+    let wanted = request.include.iter().flatten().any(|include| include == INCLUDE_LOGPROBS);
+    if top.is_some_and(|top| top > 0) && !wanted {
+        let message = format!("Invalid 'top_logprobs': 'include' must hold '{INCLUDE_LOGPROBS}'.");
+        return Err(ApiError::invalid("top_logprobs", "invalid_value", message));
+    }
+    Ok(SamplingFields {
+        temperature: request.temperature,
+        top_p: request.top_p,
+        top_k: request.top_k,
+        min_p: request.min_p,
+        presence_penalty: request.presence_penalty,
+        frequency_penalty: request.frequency_penalty,
+        repetition_penalty: request.repetition_penalty,
+        logit_bias: None,
+        seed: request.seed,
+        min_tokens: None,
+        top_logprobs: wanted.then(|| top.unwrap_or(0)),
+    })
+}
+
+fn tool_plan(request: &ResponseRequest) -> Result<ToolPlan, ApiError> {
+    let mut functions = Vec::new();
+    for (i, tool) in request.tools.iter().flatten().enumerate() {
+        functions.extend(declared_function(i, tool)?);
+    }
+    tools::plan(functions.into_iter(), &choice(request.tool_choice.as_ref())?)
+}
+
+/// Tools that would run on the server are left out: the request may go on without them.
+fn declared_function(index: usize, tool: &ResponseTool) -> Result<Option<Declared<'_>>, ApiError> {
+    let param = format!("tools[{index}]");
+    match (tool, tool.kind()) {
+        (ResponseTool::Function(function), _) => Ok(Some(Declared {
+            param,
+            name: &function.name,
+            description: function.description.as_deref(),
+            parameters: function.parameters.as_ref(),
+        })),
+        (_, "") => Err(ApiError::missing(format!("{param}.type"))),
+        (_, kind @ ("custom" | "namespace")) => {
+            let reason = format!("Tools of type '{kind}' are not supported yet.");
+            Err(ApiError::unsupported(format!("{param}.type"), &reason))
+        }
+        (_, kind) => {
+            tracing::info!(kind, "a hosted tool is not available here and is left out");
+            Ok(None)
+        }
+    }
+}
+
+fn choice(value: Option<&ToolChoice>) -> Result<Choice, ApiError> {
+    let object = match value {
+        None => return Ok(Choice::Auto),
+        Some(TextOrObject::Text(mode)) => return tools::mode("tool_choice", mode),
+        Some(TextOrObject::Object(object)) => object,
+    };
+    match (object.kind.as_str(), &object.name, &object.tools) {
+        ("function", Some(name), _) => Ok(Choice::Named(name.clone())),
+        ("function", None, _) => Err(ApiError::missing("tool_choice.name")),
+        ("allowed_tools", _, Some(allowed)) => {
+            check::word("tool_choice.mode", object.mode.as_deref(), &["auto", "required"])?;
+            let functions = allowed.iter().filter(|tool| tool.kind == "function");
+            let names = functions.filter_map(|tool| tool.name.clone()).collect();
+            Ok(Choice::Allowed { required: object.mode.as_deref() == Some("required"), names })
+        }
+        ("allowed_tools", _, None) => Err(ApiError::missing("tool_choice.tools")),
+        (other, ..) => {
+            let reason = format!("Tools of type '{other}' are not available here and cannot be forced.");
+            Err(ApiError::unsupported("tool_choice", &reason))
+        }
+    }
+}
+
+/// Fields whose meaning Ossia does not have (yet). None of them is dropped in silence.
+fn refuse_unsupported(request: &ResponseRequest) -> Result<(), ApiError> {
+    check::off("background", request.background, "Responses cannot run in the background yet.")?;
+    check::absent("conversation", request.conversation.as_ref(), "Use 'previous_response_id' instead.")?;
+    check::absent("context_management", request.context_management.as_ref(), "Contexts are not compacted here yet.")?;
+    check::absent("moderation", request.moderation.as_ref(), "There is no moderation here.")?;
+    check::absent("prompt", request.prompt.as_ref(), "There are no prompt templates here.")?;
+    check::word("truncation", request.truncation.as_deref(), &["auto", "disabled"])?;
+    if request.truncation.as_deref() == Some("auto") {
+        return Err(ApiError::unsupported("truncation", "Contexts are not truncated here yet; use 'disabled'."));
+    }
+    let obfuscation = request.stream_options.as_ref().and_then(|options| options.include_obfuscation);
+    check::off("stream_options.include_obfuscation", obfuscation, "Streams are not padded.")?;
+    includes(request.include.as_deref().unwrap_or_default())?;
+    reasoning(request)?;
+    text_format(request)
+}
+
+fn includes(includes: &[String]) -> Result<(), ApiError> {
+    for (i, include) in includes.iter().enumerate() {
+        let param = format!("include[{i}]");
+        match include.as_str() {
+            INCLUDE_LOGPROBS => {}
+            INCLUDE_ENCRYPTED => return Err(ApiError::unsupported(param, "Reasoning is not encrypted here yet.")),
+            known if EMPTY_INCLUDES.contains(&known) => {}
+            other => {
+                let allowed = [&[INCLUDE_LOGPROBS][..], &EMPTY_INCLUDES].concat();
+                return Err(ApiError::invalid_value(param, other, &allowed));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Summaries may be asked for; there is none, since the chain of thought itself is sent.
+fn reasoning(request: &ResponseRequest) -> Result<(), ApiError> {
+    let Some(reasoning) = &request.reasoning else { return Ok(()) };
+    let summaries = ["auto", "concise", "detailed"];
+    check::word("reasoning.summary", reasoning.summary.as_deref(), &summaries)?;
+    check::word("reasoning.generate_summary", reasoning.generate_summary.as_deref(), &summaries)?;
+    check::word("reasoning.context", reasoning.context.as_deref(), &["auto", "current_turn"])?;
+    check::word("reasoning.mode", reasoning.mode.as_deref(), &["standard"])
+}
+
+fn text_format(request: &ResponseRequest) -> Result<(), ApiError> {
+    let Some(format) = request.text.as_ref().and_then(|text| text.format.as_ref()) else { return Ok(()) };
+    check::word("text.format.type", Some(&format.kind), &["text", "json_object", "json_schema"])?;
+    if format.kind == "text" {
+        return Ok(());
+    }
+    Err(ApiError::unsupported("text.format", "Output cannot be constrained to a format yet."))
+}

@@ -1,0 +1,120 @@
+//! Starting a turn and following it.
+
+use std::collections::VecDeque;
+
+use ossia_engine::{EngineHandle, Generation, GenerationRequest, SubmitError};
+use ossia_harmony::{EnvelopeGrammar, EnvelopeOptions, SpecialToken, Tokenizer};
+
+use super::constraint::EnvelopeConstraint;
+use super::{TurnBuilder, TurnEvent};
+use crate::error::ApiError;
+use crate::prepare::TurnPlan;
+use crate::state::AppState;
+
+/// A rendered request, from which its `n` turns are started.
+pub(crate) struct TurnStarter {
+    engine: EngineHandle,
+    tokenizer: Tokenizer,
+    plan: TurnPlan,
+    prompt: Vec<u32>,
+    grammar: EnvelopeGrammar,
+}
+
+/// A turn under way. Dropping it aborts the generation.
+pub(crate) struct Turn {
+    generation: Option<Generation>,
+    builder: TurnBuilder,
+    ready: VecDeque<TurnEvent>,
+}
+
+impl TurnStarter {
+    /// Renders the prompt and compiles the envelope.
+    ///
+    /// # Errors
+    /// 400 if the prompt leaves no room for an answer or a function's name cannot stand in a header.
+    pub(crate) fn new(state: &AppState, plan: TurnPlan) -> Result<Self, ApiError> {
+        let (engine, tokenizer) = (state.engine().clone(), state.tokenizer().clone());
+        let mut prompt = plan.conversation.render_prompt(&tokenizer);
+        if plan.skip_analysis {
+            push_empty_analysis(&tokenizer, &mut prompt);
+        }
+        let max = engine.config().max_model_len;
+        if prompt.len() >= max {
+            return Err(ApiError::ContextLength { param: plan.prompt_param, len: prompt.len(), max });
+        }
+        let grammar = EnvelopeGrammar::new(&tokenizer, &envelope(&plan, state.vocab_size()))
+            .map_err(|error| ApiError::invalid("tools", "invalid_value", format!("Invalid 'tools': {error}.")))?;
+        Ok(Self { engine, tokenizer, plan, prompt, grammar })
+    }
+
+    /// Starts the turn of answer `index`. Each answer of a seeded request has a seed of its own.
+    ///
+    /// # Errors
+    /// 400 for what the engine refuses, 503 when it is full or gone.
+    pub(crate) fn start(&self, index: usize) -> Result<Turn, ApiError> {
+        let plan = &self.plan;
+        let room = self.engine.config().max_model_len - self.prompt.len();
+        let mut sampling = plan.sampling.clone();
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
+        let request = GenerationRequest {
+            prompt: self.prompt.clone(),
+            sampling,
+            max_tokens: plan.max_tokens.unwrap_or(room).min(room),
+            stop_token_ids: [&self.tokenizer.stop_token_ids()[..], &plan.stop_token_ids].concat(),
+            priority: plan.priority,
+            cache_salt: plan.cache_salt.clone(),
+            constraint: Some(Box::new(EnvelopeConstraint(self.grammar.clone()))),
+        };
+        let generation = self.engine.submit(request).map_err(|error| submit_error(plan.prompt_param, error))?;
+        let builder = TurnBuilder::new(self.tokenizer.clone(), plan.stop.clone(), plan.stop_token_ids.clone());
+        Ok(Turn { generation: Some(generation), builder, ready: VecDeque::new() })
+    }
+}
+
+impl Turn {
+    /// The next event; `None` after `Finished`. Safe to cancel.
+    pub(crate) async fn next(&mut self) -> Option<TurnEvent> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let event = self.generation.as_mut()?.next().await?;
+            let mut events = Vec::new();
+            self.builder.push(event, &mut events);
+            self.ready.extend(events);
+            if self.builder.has_ended() {
+                self.generation = None; // a stop string ends the turn before the engine does
+            }
+        }
+    }
+}
+
+/// `<|channel|>analysis<|message|><|end|><|start|>assistant` after the prompt's own `<|start|>assistant`.
+fn push_empty_analysis(tokenizer: &Tokenizer, prompt: &mut Vec<u32>) {
+    prompt.push(tokenizer.special(SpecialToken::Channel));
+    prompt.extend(tokenizer.encode_ordinary("analysis"));
+    for token in [SpecialToken::Message, SpecialToken::End, SpecialToken::Start] {
+        prompt.push(tokenizer.special(token));
+    }
+    prompt.extend(tokenizer.encode_ordinary("assistant"));
+}
+
+fn envelope(plan: &TurnPlan, vocab_size: usize) -> EnvelopeOptions {
+    EnvelopeOptions {
+        recipients: plan.callable.iter().map(|name| format!("functions.{name}")).collect(),
+        allow_analysis: !plan.skip_analysis,
+        allow_final: !plan.call_required,
+        padded_vocab_size: Some(vocab_size),
+    }
+}
+
+fn submit_error(prompt_param: &'static str, error: SubmitError) -> ApiError {
+    match error {
+        SubmitError::PromptTooLong { len, max } => ApiError::ContextLength { param: prompt_param, len, max },
+        SubmitError::InvalidToken { param, .. } | SubmitError::InvalidParameter { param, .. } => {
+            ApiError::invalid(param, "invalid_value", format!("Invalid '{param}': {error}."))
+        }
+        SubmitError::EmptyPrompt => ApiError::invalid(prompt_param, "invalid_value", error.to_string()),
+        SubmitError::QueueFull { .. } | SubmitError::Closed => ApiError::Unavailable { reason: error.to_string() },
+    }
+}

@@ -1,0 +1,83 @@
+//! Input items of a response request.
+
+use serde::{Deserialize, Serialize};
+
+use super::{OutputContent, OutputItem};
+use crate::wire::content::{Content, ContentPart};
+
+/// One input item; which fields count depends on `type` (absent: `message`), which `prepare` checks.
+/// Items that a client sends back are as they were in `output`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InputItem {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<Content>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Vec<ContentPart>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypted_content: Option<String>,
+}
+
+impl From<&OutputItem> for InputItem {
+    /// The item as a client sends it back.
+    fn from(item: &OutputItem) -> Self {
+        match item {
+            OutputItem::Message { id, role, content, phase, status } => Self {
+                id: Some(id.clone()),
+                kind: Some("message".to_owned()),
+                role: Some((*role).to_owned()),
+                content: Some(Content::List(content.iter().map(ContentPart::from).collect())),
+                phase: Some(phase.as_str().to_owned()),
+                status: Some(status.as_str().to_owned()),
+                ..Self::default()
+            },
+            OutputItem::Reasoning { id, content, status, .. } => Self {
+                id: Some(id.clone()),
+                kind: Some("reasoning".to_owned()),
+                content: Some(Content::List(content.iter().map(ContentPart::from).collect())),
+                summary: Some(Vec::new()),
+                status: Some(status.as_str().to_owned()),
+                ..Self::default()
+            },
+            OutputItem::FunctionCall { id, call_id, name, arguments, status } => Self {
+                id: Some(id.clone()),
+                kind: Some("function_call".to_owned()),
+                call_id: Some(call_id.clone()),
+                name: Some(name.clone()),
+                arguments: Some(arguments.clone()),
+                status: Some(status.as_str().to_owned()),
+                ..Self::default()
+            },
+        }
+    }
+}
+
+impl From<&OutputContent> for ContentPart {
+    fn from(part: &OutputContent) -> Self {
+        let (kind, text) = match part {
+            OutputContent::OutputText { text, .. } => ("output_text", text),
+            OutputContent::ReasoningText { text } => ("reasoning_text", text),
+        };
+        Self { kind: kind.to_owned(), text: Some(text.clone()), refusal: None }
+    }
+}

@@ -1,0 +1,15 @@
+//! `/v1/responses`.
+
+mod event;
+mod input;
+mod output;
+mod request;
+mod response;
+mod tool;
+
+pub use event::*;
+pub use input::*;
+pub use output::*;
+pub use request::*;
+pub use response::*;
+pub use tool::*;
