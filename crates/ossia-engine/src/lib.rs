@@ -1,1 +1,42 @@
 //! Continuous batching: sequences, block manager, scheduler, sampler, engine thread.
+//!
+//! [`Engine::start`] gives the engine a thread of its own and returns an [`EngineHandle`]. A
+//! [`GenerationRequest`] goes in through [`EngineHandle::submit`], [`GenerationEvent`]s come out of the
+//! [`Generation`]; dropping the `Generation` is the abort. The crate knows token ids only.
+//!
+//! A request's tokens depend on its prompt, its parameters and its seed, and on nothing else: not on the
+//! sequences that share its batch, on chunking, on preemption or on a prefix hit (as long as the
+//! [`ModelRunner`] computes each row from that row's context alone).
+
+mod batch;
+mod block_hash;
+mod block_manager;
+mod block_pool;
+mod config;
+mod constraint;
+mod engine;
+mod error;
+mod generation;
+mod handle;
+mod request;
+mod runner;
+mod sampler;
+mod sampling_params;
+mod scheduler;
+mod sequence;
+mod stats;
+mod thread;
+
+pub use config::EngineConfig;
+pub use constraint::{AllowedTokens, TokenConstraint};
+pub use engine::Engine;
+pub use error::{EngineError, SubmitError};
+pub use generation::{
+    FinishReason, GeneratedToken, Generation, GenerationEvent, TokenLogprob, TokenLogprobs,
+};
+pub use handle::EngineHandle;
+pub use request::GenerationRequest;
+pub use runner::{ModelRunner, RunnerError, RunnerSpec};
+pub use sampling_params::SamplingParams;
+pub use stats::EngineStats;
+pub use thread::EngineThread;

@@ -30,6 +30,11 @@ impl Logits {
         &mut self.data[index * self.vocab_size..(index + 1) * self.vocab_size]
     }
 
+    /// All rows in order, to be changed side by side.
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.data.chunks_exact_mut(self.vocab_size.max(1))
+    }
+
     /// Columns of each row.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size

@@ -1,0 +1,36 @@
+//! From scheduled sequences to the model's input.
+
+use ossia_model::{BlockTable, ForwardBatch};
+
+use crate::sequence::Sequence;
+
+/// The batch of the scheduled tokens of `seqs`; sequences with none are left out.
+pub(crate) fn build<'a>(seqs: impl Iterator<Item = &'a Sequence>, block_size: usize) -> ForwardBatch {
+    let mut batch = ForwardBatch { cu_seqlens_q: vec![0], ..ForwardBatch::default() };
+    for seq in seqs.filter(|seq| seq.num_scheduled_tokens > 0) {
+        push(&mut batch, seq, block_size);
+    }
+    batch
+}
+
+fn push(batch: &mut ForwardBatch, seq: &Sequence, block_size: usize) {
+    let start = seq.num_cached_tokens;
+    let end = start + seq.num_scheduled_tokens;
+    batch.input_ids.extend_from_slice(&seq.token_ids()[start..end]);
+    batch.positions.extend((start..end).map(|pos| pos as u32));
+    batch.context_lens.push(end as u32);
+    batch.cu_seqlens_q.push(batch.input_ids.len() as u32);
+    for (group, table) in [(&mut batch.full, &seq.tables.full), (&mut batch.sliding, &seq.tables.sliding)] {
+        group.slot_mapping.extend((start..end).map(|pos| slot(table, pos, block_size)));
+        group.block_tables.push(table.clone());
+    }
+    if seq.samples_after_this_pass() {
+        batch.logits_indices.push(batch.input_ids.len() as u32 - 1);
+    }
+}
+
+/// Where the key and value of the token at `pos` are written.
+fn slot(table: &BlockTable, pos: usize, block_size: usize) -> u32 {
+    let block = table.blocks[pos / block_size - table.first_block_idx as usize];
+    block * block_size as u32 + (pos % block_size) as u32
+}

@@ -1,0 +1,210 @@
+//! The engine: one forward pass after another.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ossia_model::{ForwardBatch, Logits};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use crate::handle::QueuePlace;
+use crate::runner::panic_message;
+use crate::sampler::sample_rows;
+use crate::scheduler::{Schedule, Scheduler};
+use crate::sequence::{Sequence, SequenceId};
+use crate::thread::Submission;
+use crate::{
+    EngineConfig, EngineStats, FinishReason, GeneratedToken, GenerationEvent, ModelRunner, RunnerSpec, batch,
+};
+
+/// Continuous batching over one model. Started with [`Engine::start`], it lives in its own thread and is
+/// reached through an [`crate::EngineHandle`].
+pub struct Engine {
+    runner: Box<dyn ModelRunner>,
+    spec: RunnerSpec,
+    scheduler: Scheduler,
+    outputs: HashMap<SequenceId, Output>,
+    /// Events of this step. They go out after the figures, so that nobody sees figures older than an event.
+    outbox: Vec<(UnboundedSender<GenerationEvent>, GenerationEvent)>,
+    /// The `num_*_total` fields; the others are read off the scheduler.
+    totals: EngineStats,
+    stats: watch::Sender<EngineStats>,
+}
+
+/// The engine's end of one request.
+struct Output {
+    events: UnboundedSender<GenerationEvent>,
+    /// Held until the request is admitted.
+    place: Option<QueuePlace>,
+}
+
+/// What a pass brought for one sequence.
+struct Outcome {
+    id: SequenceId,
+    token: Option<GeneratedToken>,
+    finish_reason: Option<FinishReason>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        runner: Box<dyn ModelRunner>,
+        config: &EngineConfig,
+        stats: watch::Sender<EngineStats>,
+    ) -> Self {
+        let spec = runner.spec();
+        Self {
+            runner,
+            spec,
+            scheduler: Scheduler::new(config, spec),
+            outputs: HashMap::new(),
+            outbox: Vec::new(),
+            totals: EngineStats::default(),
+            stats,
+        }
+    }
+
+    /// One forward pass: schedule, run, sample, publish.
+    pub(crate) fn step(&mut self) {
+        let schedule = self.scheduler.schedule();
+        self.note_schedule(&schedule);
+        let batch = batch::build(self.scheduler.running().iter(), self.spec.block_size);
+        match self.run(&batch) {
+            Ok(mut logits) => {
+                self.scheduler.commit();
+                let outcomes = self.sample(&mut logits);
+                outcomes.into_iter().for_each(|outcome| self.note_outcome(outcome));
+            }
+            Err(message) => self.fail_scheduled(&message),
+        }
+        self.publish();
+    }
+
+    /// Takes a request.
+    pub(crate) fn submit(&mut self, submission: Submission) {
+        let Submission { sequence, events, place } = submission;
+        self.outputs.insert(sequence.id(), Output { events, place: Some(place) });
+        self.scheduler.add(sequence);
+    }
+
+    /// Ends a request whose caller went away.
+    pub(crate) fn abort(&mut self, id: SequenceId) {
+        if self.scheduler.remove(id).is_some() {
+            self.outputs.remove(&id);
+            self.totals.num_aborted_total += 1;
+        }
+    }
+
+    /// Ends every request.
+    pub(crate) fn fail_all(&mut self, message: &str) {
+        let ids: Vec<SequenceId> = self.outputs.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.finish(id, FinishReason::Failed(message.to_owned())));
+        self.publish();
+    }
+
+    /// Whether there is nothing to compute.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.scheduler.is_idle()
+    }
+
+    /// Runs the model. A panic in there is an error like any other.
+    fn run(&mut self, batch: &ForwardBatch) -> Result<Logits, String> {
+        let logits = catch_unwind(AssertUnwindSafe(|| self.runner.forward(batch)))
+            .map_err(|panic| format!("the model panicked: {}", panic_message(&*panic)))?
+            .map_err(|error| format!("the model failed: {error}"))?;
+        let expected = (batch.logits_indices.len(), self.spec.vocab_size);
+        let found = (logits.rows(), logits.vocab_size());
+        if expected.0 > 0 && expected != found {
+            return Err(format!("the model gave logits of shape {found:?}, expected {expected:?}"));
+        }
+        Ok(logits)
+    }
+
+    /// Samples for the sequences that have all their tokens computed, in the order of the batch.
+    fn sample(&mut self, logits: &mut Logits) -> Vec<Outcome> {
+        let whole = |seq: &&mut Sequence| seq.num_remaining_tokens() == 0;
+        let mut seqs: Vec<_> = self.scheduler.running_mut().iter_mut().filter(whole).collect();
+        let sampled = sample_rows(seqs.iter_mut().map(|seq| &mut **seq).collect(), logits);
+        let outcome = |(seq, sampled): (&mut Sequence, _)| match sampled {
+            Ok(token) => Outcome { id: seq.id(), token: Some(token), finish_reason: seq.finish_reason() },
+            Err(error) => Outcome {
+                id: seq.id(),
+                token: None,
+                finish_reason: Some(FinishReason::Failed(format!("{error}"))),
+            },
+        };
+        seqs.into_iter().zip(sampled).map(outcome).collect()
+    }
+
+    fn note_schedule(&mut self, schedule: &Schedule) {
+        debug_assert!(schedule.num_tokens > 0, "the first running sequence always progresses");
+        self.totals.num_steps_total += 1;
+        self.totals.num_computed_tokens_total += schedule.num_tokens as u64;
+        for seq in self.scheduler.running().iter().filter(|seq| schedule.admitted.contains(&seq.id())) {
+            let Some(output) = self.outputs.get_mut(&seq.id()) else { continue };
+            // A sequence that resumes after a preemption has no place in the queue to give back.
+            if output.place.take().is_some() {
+                let (num_prompt_tokens, num_cached_tokens) = (seq.num_prompt_tokens(), seq.num_cached_tokens);
+                self.totals.num_prompt_tokens_total += num_prompt_tokens as u64;
+                self.totals.num_prefix_hit_tokens_total += num_cached_tokens as u64;
+                let event = GenerationEvent::Started { num_prompt_tokens, num_cached_tokens };
+                self.outbox.push((output.events.clone(), event));
+            }
+        }
+    }
+
+    fn note_outcome(&mut self, outcome: Outcome) {
+        if let (Some(token), Some(output)) = (outcome.token, self.outputs.get(&outcome.id)) {
+            self.totals.num_generation_tokens_total += 1;
+            self.outbox.push((output.events.clone(), GenerationEvent::Token(token)));
+        }
+        if let Some(reason) = outcome.finish_reason {
+            self.finish(outcome.id, reason);
+        }
+    }
+
+    /// Fails the sequences of a pass that went wrong: what it wrote into their blocks is not known.
+    fn fail_scheduled(&mut self, message: &str) {
+        tracing::error!(message, "a forward pass failed");
+        let scheduled = |seq: &&Sequence| seq.num_scheduled_tokens > 0;
+        let running = self.scheduler.running().iter();
+        let ids: Vec<SequenceId> = running.filter(scheduled).map(Sequence::id).collect();
+        ids.into_iter().for_each(|id| self.finish(id, FinishReason::Failed(message.to_owned())));
+    }
+
+    fn finish(&mut self, id: SequenceId, reason: FinishReason) {
+        self.scheduler.remove(id);
+        match reason {
+            FinishReason::Failed(_) => self.totals.num_failed_total += 1,
+            FinishReason::Stop | FinishReason::Length => self.totals.num_finished_total += 1,
+        }
+        if let Some(output) = self.outputs.remove(&id) {
+            self.outbox.push((output.events, GenerationEvent::Finished(reason)));
+        }
+    }
+
+    /// Publishes the figures, then the events.
+    pub(crate) fn publish(&mut self) {
+        let stats = self.stats();
+        debug_assert!(stats.blocks_add_up(), "{stats:?}");
+        debug_assert!(!self.is_idle() || stats.num_blocks_used == 0, "{stats:?}");
+        self.stats.send_replace(stats);
+        for (events, event) in self.outbox.drain(..) {
+            // A caller that went away has sent its abort.
+            let _ = events.send(event);
+        }
+    }
+
+    fn stats(&self) -> EngineStats {
+        let pool = self.scheduler.blocks().pool();
+        EngineStats {
+            num_running: self.scheduler.running().len(),
+            num_waiting: self.scheduler.num_waiting(),
+            num_blocks_total: pool.num_total(),
+            num_blocks_free: pool.num_free(),
+            num_blocks_used: pool.num_used(),
+            num_blocks_cached: pool.num_cached(),
+            num_preemptions_total: self.scheduler.num_preemptions(),
+            ..self.totals
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! From a row of logits to a token.
+//!
+//! The common case (temperature 1, no filter, few masked tokens) reads the row twice: once for the
+//! maximum, once for the sum of exponentials. Nothing sorts the row.
+
+mod edits;
+mod filters;
+mod logprobs;
+mod random;
+mod row;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ossia_model::Logits;
+use rayon::prelude::*;
+
+use self::edits::TokenCounts;
+use self::row::Row;
+use crate::runner::panic_message;
+use crate::sequence::Sequence;
+use crate::{GeneratedToken, SamplingParams, TokenConstraint};
+
+/// Below this temperature the quotients leave f32's range; the most probable token is taken.
+const MIN_TEMPERATURE: f32 = 1e-5;
+
+/// Why no token could be sampled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SampleError {
+    /// A logit is NaN or infinity.
+    #[error("the model's logits are not finite")]
+    NotFinite,
+    /// Every token is masked.
+    #[error("the constraint allows none of the tokens")]
+    NothingAllowed,
+    /// The constraint panicked.
+    #[error("the constraint panicked: {0}")]
+    ConstraintPanicked(String),
+}
+
+/// The part of a sequence that chooses its tokens.
+pub(crate) struct SequenceSampler {
+    params: SamplingParams,
+    seed: u64,
+    counts: TokenCounts,
+    constraint: Option<Box<dyn TokenConstraint>>,
+}
+
+/// Samples the next token of each sequence, row `i` for the `i`-th one, and appends it.
+pub(crate) fn sample_rows(
+    seqs: Vec<&mut Sequence>,
+    logits: &mut Logits,
+) -> Vec<Result<GeneratedToken, SampleError>> {
+    let rows: Vec<&mut [f32]> = logits.rows_mut().collect();
+    match (seqs.len(), rows.len()) {
+        (1, 1) => seqs.into_iter().zip(rows).map(sample_row).collect(),
+        _ => seqs.into_par_iter().zip(rows).map(sample_row).collect(),
+    }
+}
+
+fn sample_row((seq, row): (&mut Sequence, &mut [f32])) -> Result<GeneratedToken, SampleError> {
+    let count = seq.num_generated_tokens();
+    let (stop_token_ids, sampler) = seq.stop_token_ids_and_sampler();
+    // The constraint is the caller's code: its panic is its own request's failure.
+    let sampled = catch_unwind(AssertUnwindSafe(|| sampler.sample(row, count, stop_token_ids)));
+    let token =
+        sampled.unwrap_or_else(|panic| Err(SampleError::ConstraintPanicked(panic_message(&*panic))))?;
+    seq.append_token(token.id);
+    Ok(token)
+}
+
+impl SequenceSampler {
+    /// A sampler for the continuation of `prompt`. Draws a seed when the parameters have none.
+    pub(crate) fn new(
+        params: SamplingParams,
+        constraint: Option<Box<dyn TokenConstraint>>,
+        prompt: &[u32],
+    ) -> Self {
+        let seed = params.seed.unwrap_or_else(rand::random);
+        Self { seed, counts: TokenCounts::new(&params, prompt), params, constraint }
+    }
+
+    /// Chooses the token after `num_generated` ones and takes note of it. `row` is left edited.
+    fn sample(
+        &mut self,
+        row: &mut [f32],
+        num_generated: usize,
+        stop_token_ids: &[u32],
+    ) -> Result<GeneratedToken, SampleError> {
+        let raw = self.params.logprobs.map(|num_top| (row.to_vec(), usize::from(num_top)));
+        let held_back = self.edit(row, num_generated, stop_token_ids);
+        let id = match self.choose(row, num_generated) {
+            Err(SampleError::NothingAllowed) if !held_back.is_empty() => {
+                edits::restore(row, &held_back);
+                self.choose(row, num_generated)?
+            }
+            chosen => chosen?,
+        };
+        if self.params.has_penalties() {
+            self.counts.add(id);
+        }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(id);
+        }
+        let logprobs = raw.map(|(raw, num_top)| logprobs::logprobs(&raw, id, num_top)).transpose()?;
+        Ok(GeneratedToken { id, logprobs })
+    }
+
+    /// Applies penalties, biases and masks. Returns the stop tokens held back by `min_tokens`.
+    fn edit(&mut self, row: &mut [f32], num_generated: usize, stop_ids: &[u32]) -> Vec<(u32, f32)> {
+        if self.params.has_penalties() {
+            self.counts.penalise(row, &self.params);
+        }
+        edits::add_bias(row, &self.params.logit_bias);
+        if let Some(constraint) = &mut self.constraint {
+            edits::mask(row, constraint.allowed());
+        }
+        if num_generated < self.params.min_tokens {
+            return edits::forbid(row, stop_ids);
+        }
+        Vec::new()
+    }
+
+    fn choose(&self, row: &[f32], num_generated: usize) -> Result<u32, SampleError> {
+        let row = Row::scan(row)?;
+        if self.params.temperature < MIN_TEMPERATURE {
+            return Ok(row.argmax());
+        }
+        let cutoff = filters::cutoff(&row, &self.params);
+        let mass = row.mass(self.params.temperature, cutoff);
+        Ok(row.token_at(&mass, random::uniform(self.seed, num_generated as u64)))
+    }
+}
+
+impl fmt::Debug for SequenceSampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let constrained = self.constraint.is_some();
+        f.debug_struct("SequenceSampler")
+            .field("params", &self.params)
+            .field("seed", &self.seed)
+            .field("constrained", &constrained)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,177 @@
+//! Who computes what in the next forward pass.
+//!
+//! Sequences are served by rank: priority, then arrival. Every decoding sequence gets its one token, what
+//! is left of the budget goes to prefills, and then to waiting sequences, strictly in order. When blocks
+//! run out, a sequence may take those of sequences behind it, last first, and never of those before it: so
+//! the first running sequence progresses in every step, which is why everybody's turn comes.
+
+use std::collections::BTreeMap;
+
+use crate::block_manager::BlockManager;
+use crate::sequence::{Rank, Sequence, SequenceId};
+use crate::{EngineConfig, RunnerSpec};
+
+/// The waiting and the running sequences, and the blocks.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    max_num_seqs: usize,
+    max_num_batched_tokens: usize,
+    blocks: BlockManager,
+    waiting: BTreeMap<Rank, Sequence>,
+    /// By rank.
+    running: Vec<Sequence>,
+    num_preemptions: u64,
+}
+
+/// What a call of [`Scheduler::schedule`] changed, apart from the sequences' `num_scheduled_tokens`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    /// Sequences that were given blocks, preempted ones that resume included.
+    pub(crate) admitted: Vec<SequenceId>,
+    /// Tokens of the pass.
+    pub(crate) num_tokens: usize,
+}
+
+impl Scheduler {
+    pub(crate) fn new(config: &EngineConfig, spec: RunnerSpec) -> Self {
+        Self {
+            // With at least one token for each running sequence, no prefill can be starved by decodes.
+            max_num_seqs: config.max_num_seqs.min(config.max_num_batched_tokens),
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            blocks: BlockManager::new(spec, config.enable_prefix_caching),
+            waiting: BTreeMap::new(),
+            running: Vec::new(),
+            num_preemptions: 0,
+        }
+    }
+
+    /// Queues a sequence.
+    pub(crate) fn add(&mut self, seq: Sequence) {
+        self.waiting.insert(seq.rank(), seq);
+    }
+
+    /// Chooses the tokens of the next pass and gives their sequences the blocks they need.
+    pub(crate) fn schedule(&mut self) -> Schedule {
+        let mut schedule = Schedule::default();
+        let num_decoding = self.running.iter().filter(|seq| seq.is_decoding()).count();
+        let mut prefill_budget = self.max_num_batched_tokens - num_decoding;
+        let num_preemptions = self.num_preemptions;
+        self.schedule_running(&mut prefill_budget);
+        if self.num_preemptions == num_preemptions {
+            schedule.admitted = self.admit(&mut prefill_budget);
+        }
+        schedule.num_tokens = self.running.iter().map(|seq| seq.num_scheduled_tokens).sum();
+        schedule
+    }
+
+    fn schedule_running(&mut self, prefill_budget: &mut usize) {
+        let mut idx = 0;
+        while idx < self.running.len() {
+            let seq = &self.running[idx];
+            let is_decoding = seq.is_decoding();
+            let budget = if is_decoding { 1 } else { *prefill_budget };
+            let wanted = seq.num_remaining_tokens().min(budget);
+            let num_tokens = self.make_room(idx, wanted);
+            if num_tokens > 0 {
+                self.blocks.allocate(&mut self.running[idx], num_tokens);
+            }
+            if !is_decoding {
+                *prefill_budget -= num_tokens;
+            }
+            idx += 1;
+        }
+    }
+
+    /// How many of the `wanted` tokens fit, preempting sequences behind `idx` if not even one does.
+    fn make_room(&mut self, idx: usize, wanted: usize) -> usize {
+        if wanted == 0 {
+            return 0;
+        }
+        loop {
+            let num_tokens = self.blocks.num_tokens_that_fit(&self.running[idx], wanted);
+            if num_tokens > 0 || idx + 1 == self.running.len() {
+                return num_tokens;
+            }
+            self.preempt_last();
+        }
+    }
+
+    /// Takes the blocks of the last running sequence. Its tokens stay; it computes them again later.
+    fn preempt_last(&mut self) {
+        if let Some(mut seq) = self.running.pop() {
+            self.blocks.release_all(&mut seq);
+            self.num_preemptions += 1;
+            self.waiting.insert(seq.rank(), seq);
+        }
+    }
+
+    /// Starts waiting sequences, first come first served, as long as their prompts fit beside the rest
+    /// of the prompts that are running.
+    fn admit(&mut self, prefill_budget: &mut usize) -> Vec<SequenceId> {
+        let mut admitted = Vec::new();
+        while *prefill_budget > 0 && self.running.len() < self.max_num_seqs {
+            let Some(first) = self.waiting.first_entry() else { break };
+            let prefix = self.blocks.find_prefix(first.get());
+            let to_come = self.running.iter().map(|seq| self.blocks.num_blocks_to_come(seq)).sum();
+            if !self.blocks.can_allocate(first.get(), prefix, to_come) {
+                break;
+            }
+            let mut seq = first.remove();
+            self.blocks.attach_prefix(&mut seq, prefix);
+            let wanted = seq.num_remaining_tokens().min(*prefill_budget);
+            let num_tokens = self.blocks.num_tokens_that_fit(&seq, wanted);
+            self.blocks.allocate(&mut seq, num_tokens);
+            *prefill_budget -= num_tokens;
+            admitted.push(seq.id());
+            let place = self.running.partition_point(|other| other.rank() < seq.rank());
+            self.running.insert(place, seq);
+        }
+        admitted
+    }
+
+    /// Takes note that the pass was computed.
+    pub(crate) fn commit(&mut self) {
+        for seq in self.running.iter_mut().filter(|seq| seq.num_scheduled_tokens > 0) {
+            self.blocks.commit(seq);
+        }
+    }
+
+    /// Ends a sequence, waiting or running; its blocks are free when this returns. `None` when it has
+    /// ended already.
+    pub(crate) fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
+        if let Some(idx) = self.running.iter().position(|seq| seq.id() == id) {
+            let mut seq = self.running.remove(idx);
+            self.blocks.release_all(&mut seq);
+            return Some(seq);
+        }
+        let rank = self.waiting.values().find(|seq| seq.id() == id)?.rank();
+        self.waiting.remove(&rank)
+    }
+
+    /// Running sequences, by rank.
+    pub(crate) fn running(&self) -> &[Sequence] {
+        &self.running
+    }
+
+    /// Running sequences, by rank.
+    pub(crate) fn running_mut(&mut self) -> &mut [Sequence] {
+        &mut self.running
+    }
+
+    pub(crate) fn num_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody waits or runs.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    pub(crate) fn blocks(&self) -> &BlockManager {
+        &self.blocks
+    }
+
+    pub(crate) fn num_preemptions(&self) -> u64 {
+        self.num_preemptions
+    }
+}

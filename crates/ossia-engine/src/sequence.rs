@@ -1,0 +1,134 @@
+//! One request inside the engine: its tokens, its blocks, its sampler.
+
+use ossia_model::BlockTable;
+
+use crate::block_hash::HashChain;
+use crate::sampler::SequenceSampler;
+use crate::{FinishReason, GenerationRequest};
+
+/// Names a sequence for as long as the engine lives; later arrivals have higher ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SequenceId(pub(crate) u64);
+
+/// The order in which sequences are served: priority, then arrival. The least is served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    priority: i32,
+    id: SequenceId,
+}
+
+/// Blocks of a sequence in both groups of layers. Both tables end at the same block.
+#[derive(Debug, Default)]
+pub(crate) struct BlockTables {
+    /// Every block from the first on.
+    pub(crate) full: BlockTable,
+    /// The blocks that the window still needs.
+    pub(crate) sliding: BlockTable,
+}
+
+/// One request inside the engine.
+///
+/// `token_ids` only grows: the prompt, then what was generated. `num_cached_tokens` of them have their
+/// keys and values in the blocks; preemption sets it back to 0 and nothing else, so that a resumed
+/// sequence computes its generated tokens as if they had been prompt.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    rank: Rank,
+    token_ids: Vec<u32>,
+    num_prompt_tokens: usize,
+    max_tokens: usize,
+    stop_token_ids: Vec<u32>,
+    pub(crate) num_cached_tokens: usize,
+    pub(crate) num_scheduled_tokens: usize,
+    pub(crate) tables: BlockTables,
+    pub(crate) hash_chain: HashChain,
+    /// Lengths, in blocks, of prefixes that later requests are likely to share: their window is kept.
+    pub(crate) checkpoints: Vec<usize>,
+    sampler: SequenceSampler,
+}
+
+impl Sequence {
+    /// A sequence with no blocks. `request` has been validated: its prompt is not empty and shorter
+    /// than `max_model_len`.
+    pub(crate) fn new(
+        id: SequenceId,
+        request: GenerationRequest,
+        block_size: usize,
+        max_model_len: usize,
+    ) -> Self {
+        let num_prompt_tokens = request.prompt.len();
+        let mut hash_chain = HashChain::new(block_size, request.cache_salt.as_deref());
+        hash_chain.extend(&request.prompt);
+        Self {
+            rank: Rank { priority: request.priority, id },
+            num_prompt_tokens,
+            max_tokens: request.max_tokens.min(max_model_len - num_prompt_tokens),
+            sampler: SequenceSampler::new(request.sampling, request.constraint, &request.prompt),
+            token_ids: request.prompt,
+            stop_token_ids: request.stop_token_ids,
+            num_cached_tokens: 0,
+            num_scheduled_tokens: 0,
+            tables: BlockTables::default(),
+            hash_chain,
+            checkpoints: vec![num_prompt_tokens / block_size],
+        }
+    }
+
+    pub(crate) fn id(&self) -> SequenceId {
+        self.rank.id
+    }
+
+    pub(crate) fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// The prompt and what was generated.
+    pub(crate) fn token_ids(&self) -> &[u32] {
+        &self.token_ids
+    }
+
+    pub(crate) fn num_tokens(&self) -> usize {
+        self.token_ids.len()
+    }
+
+    pub(crate) fn num_prompt_tokens(&self) -> usize {
+        self.num_prompt_tokens
+    }
+
+    pub(crate) fn num_generated_tokens(&self) -> usize {
+        self.token_ids.len() - self.num_prompt_tokens
+    }
+
+    /// Tokens to compute before the next one can be sampled.
+    pub(crate) fn num_remaining_tokens(&self) -> usize {
+        self.token_ids.len() - self.num_cached_tokens
+    }
+
+    /// Whether only the token sampled last is left to compute.
+    pub(crate) fn is_decoding(&self) -> bool {
+        self.num_remaining_tokens() == 1 && self.num_generated_tokens() > 0
+    }
+
+    /// Whether the scheduled tokens reach the end, so that the pass yields logits to sample from.
+    pub(crate) fn samples_after_this_pass(&self) -> bool {
+        self.num_scheduled_tokens > 0 && self.num_scheduled_tokens == self.num_remaining_tokens()
+    }
+
+    pub(crate) fn stop_token_ids_and_sampler(&mut self) -> (&[u32], &mut SequenceSampler) {
+        (&self.stop_token_ids, &mut self.sampler)
+    }
+
+    pub(crate) fn append_token(&mut self, token_id: u32) {
+        self.token_ids.push(token_id);
+        self.hash_chain.extend(&self.token_ids);
+    }
+
+    /// Why the sequence ends with the token generated last, if it does.
+    pub(crate) fn finish_reason(&self) -> Option<FinishReason> {
+        let last = self.token_ids.last().filter(|_| self.num_generated_tokens() > 0)?;
+        if self.stop_token_ids.contains(last) {
+            return Some(FinishReason::Stop);
+        }
+        (self.num_generated_tokens() >= self.max_tokens).then_some(FinishReason::Length)
+    }
+}
