@@ -9,8 +9,8 @@ mod tokenizer;
 
 pub use conversation::{
     Author, BuiltinTool, CONSTRAIN_JSON, Channel, Conversation, DEFAULT_KNOWLEDGE_CUTOFF,
-    DEFAULT_MODEL_IDENTITY, DeveloperContent, FunctionTool, Message, ReasoningEffort,
-    ResponseFormat, Role, SystemContent, ToolNamespace,
+    DEFAULT_MODEL_IDENTITY, DeveloperContent, FunctionTool, Message, ReasoningEffort, ResponseFormat, Role,
+    SystemContent, ToolNamespace,
 };
 pub use envelope::{Allowed, EnvelopeGrammar, EnvelopeOptions};
 pub use error::HarmonyError;

@@ -20,33 +20,20 @@ impl DeveloperContent {
     pub fn is_empty(&self) -> bool {
         self.instructions.is_none()
             && self.tools.is_empty()
-            && self
-                .namespaces
-                .iter()
-                .all(|namespace| namespace.tools.is_empty())
+            && self.namespaces.iter().all(|namespace| namespace.tools.is_empty())
             && self.response_format.is_none()
     }
 
     /// Whether the model can call tools on the commentary channel.
     pub fn has_tools(&self) -> bool {
-        !self.tools.is_empty()
-            || self
-                .namespaces
-                .iter()
-                .any(|namespace| !namespace.tools.is_empty())
+        !self.tools.is_empty() || self.namespaces.iter().any(|namespace| !namespace.tools.is_empty())
     }
 
     /// The recipients that calls of these tools have, such as `functions.get_weather`.
     pub fn recipients(&self) -> Vec<String> {
-        let functions = self
-            .tools
-            .iter()
-            .map(|tool| format!("functions.{}", tool.name));
+        let functions = self.tools.iter().map(|tool| format!("functions.{}", tool.name));
         let others = self.namespaces.iter().flat_map(|namespace| {
-            namespace
-                .tools
-                .iter()
-                .map(move |tool| format!("{}.{}", namespace.name, tool.name))
+            namespace.tools.iter().map(move |tool| format!("{}.{}", namespace.name, tool.name))
         });
         functions.chain(others).collect()
     }

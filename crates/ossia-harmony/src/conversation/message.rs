@@ -32,15 +32,9 @@ impl Role {
 
     /// The role spelled by `word`, if it is one.
     pub fn parse(word: &str) -> Option<Self> {
-        [
-            Self::System,
-            Self::Developer,
-            Self::User,
-            Self::Assistant,
-            Self::Tool,
-        ]
-        .into_iter()
-        .find(|role| role.as_str() == word)
+        [Self::System, Self::Developer, Self::User, Self::Assistant, Self::Tool]
+            .into_iter()
+            .find(|role| role.as_str() == word)
     }
 }
 
@@ -85,9 +79,7 @@ impl Channel {
 
     /// The channel spelled exactly by `word`, if it is one.
     pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|channel| channel.as_str() == word)
+        Self::ALL.into_iter().find(|channel| channel.as_str() == word)
     }
 }
 
@@ -108,13 +100,7 @@ pub struct Message {
 
 impl Message {
     fn new(author: Author, content: String) -> Self {
-        Self {
-            author,
-            channel: None,
-            recipient: None,
-            content_type: None,
-            content,
-        }
+        Self { author, channel: None, recipient: None, content_type: None, content }
     }
 
     /// A user's message.
@@ -124,34 +110,22 @@ impl Message {
 
     /// A developer message inside the dialogue; its text is put under `# Instructions`.
     pub fn developer(instructions: impl AsRef<str>) -> Self {
-        Self::new(
-            Role::Developer.into(),
-            format!("# Instructions\n\n{}", instructions.as_ref()),
-        )
+        Self::new(Role::Developer.into(), format!("# Instructions\n\n{}", instructions.as_ref()))
     }
 
     /// The assistant's answer: it completes a turn.
     pub fn assistant_final(content: impl Into<String>) -> Self {
-        Self {
-            channel: Some(Channel::Final),
-            ..Self::new(Role::Assistant.into(), content.into())
-        }
+        Self { channel: Some(Channel::Final), ..Self::new(Role::Assistant.into(), content.into()) }
     }
 
     /// The assistant's chain of thought.
     pub fn assistant_analysis(content: impl Into<String>) -> Self {
-        Self {
-            channel: Some(Channel::Analysis),
-            ..Self::new(Role::Assistant.into(), content.into())
-        }
+        Self { channel: Some(Channel::Analysis), ..Self::new(Role::Assistant.into(), content.into()) }
     }
 
     /// What the assistant says to the user before its calls.
     pub fn assistant_preamble(content: impl Into<String>) -> Self {
-        Self {
-            channel: Some(Channel::Commentary),
-            ..Self::new(Role::Assistant.into(), content.into())
-        }
+        Self { channel: Some(Channel::Commentary), ..Self::new(Role::Assistant.into(), content.into()) }
     }
 
     /// A call of the function `name` (without `functions.`) with its arguments as JSON text.
@@ -176,11 +150,7 @@ impl Message {
 
     /// The result of a call of the function `name` (without `functions.`).
     pub fn tool_result(name: impl AsRef<str>, text: impl Into<String>) -> Self {
-        Self::result(
-            format!("functions.{}", name.as_ref()),
-            Channel::Commentary,
-            text.into(),
-        )
+        Self::result(format!("functions.{}", name.as_ref()), Channel::Commentary, text.into())
     }
 
     /// The result of a built-in tool (`browser.search`, `python`).
@@ -192,13 +162,7 @@ impl Message {
         Self {
             channel: Some(channel),
             recipient: Some(Role::Assistant.as_str().to_owned()),
-            ..Self::new(
-                Author {
-                    role: Role::Tool,
-                    name: Some(name),
-                },
-                text,
-            )
+            ..Self::new(Author { role: Role::Tool, name: Some(name) }, text)
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a prompt is made of: a system message, a developer message and the messages of the dialogue.
 
+mod builtin;
 mod developer;
 mod message;
 mod system;

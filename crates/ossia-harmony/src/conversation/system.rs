@@ -1,8 +1,9 @@
 //! The system message: identity, dates, effort, built-in tools.
 
+use super::{ToolNamespace, builtin};
+
 /// The identity that gpt-oss was trained with.
-pub const DEFAULT_MODEL_IDENTITY: &str =
-    "You are ChatGPT, a large language model trained by OpenAI.";
+pub const DEFAULT_MODEL_IDENTITY: &str = "You are ChatGPT, a large language model trained by OpenAI.";
 
 /// Where gpt-oss's training data ends.
 pub const DEFAULT_KNOWLEDGE_CUTOFF: &str = "2024-06";
@@ -45,6 +46,14 @@ impl BuiltinTool {
         match self {
             Self::Browser => &["browser.search", "browser.open", "browser.find"],
             Self::Python => &["python"],
+        }
+    }
+
+    /// The tool as it is declared in the system message.
+    pub fn namespace(self) -> ToolNamespace {
+        match self {
+            Self::Browser => builtin::browser(),
+            Self::Python => builtin::python(),
         }
     }
 }

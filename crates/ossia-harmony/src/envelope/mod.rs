@@ -17,12 +17,7 @@ pub struct EnvelopeOptions {
 
 impl Default for EnvelopeOptions {
     fn default() -> Self {
-        Self {
-            recipients: Vec::new(),
-            allow_analysis: true,
-            allow_final: true,
-            padded_vocab_size: None,
-        }
+        Self { recipients: Vec::new(), allow_analysis: true, allow_final: true, padded_vocab_size: None }
     }
 }
 
@@ -50,9 +45,7 @@ impl EnvelopeGrammar {
     /// If a recipient cannot stand in a header, or no turn could end.
     pub fn new(tokenizer: &Tokenizer, options: &EnvelopeOptions) -> Result<Self, HarmonyError> {
         let _ = options;
-        Ok(Self {
-            tokenizer: tokenizer.clone(),
-        })
+        Ok(Self { tokenizer: tokenizer.clone() })
     }
 
     /// The tokens that may come next. Does not allocate.

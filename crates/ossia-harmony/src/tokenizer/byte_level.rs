@@ -32,9 +32,7 @@ pub(crate) fn push_encoded(out: &mut String, bytes: &[u8]) {
 
 /// The bytes that `text` stands for; `None` if a character is not of the alphabet.
 pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
-    text.chars()
-        .map(|c| CHAR_TO_BYTE.get(c as usize).copied().flatten())
-        .collect()
+    text.chars().map(|c| CHAR_TO_BYTE.get(c as usize).copied().flatten()).collect()
 }
 
 #[cfg(test)]

@@ -17,10 +17,8 @@ impl Tokenizer {
     /// # Errors
     /// If the file cannot be read, is no tokenizer.json, or lacks one of the [`SpecialToken`](crate::SpecialToken)s.
     pub fn from_file(path: &Path) -> Result<Self, HarmonyError> {
-        let bytes = std::fs::read(path).map_err(|source| HarmonyError::ReadTokenizer {
-            path: path.to_owned(),
-            source,
-        })?;
+        let bytes = std::fs::read(path)
+            .map_err(|source| HarmonyError::ReadTokenizer { path: path.to_owned(), source })?;
         Self::from_bytes(&bytes)
     }
 
@@ -43,49 +41,28 @@ impl Tokenizer {
     pub(super) fn from_library(mut library: tokenizers::Tokenizer) -> Result<Self, HarmonyError> {
         library.set_encode_special_tokens(true);
         let added = library.get_added_tokens_decoder();
-        let control = added
-            .iter()
-            .filter(|(_, token)| token.special)
-            .map(|(&id, _)| id)
-            .collect();
+        let control = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         let tokens = library.get_vocab(true).into_iter().map(|(text, id)| {
-            let bytes = if added.contains_key(&id) {
-                None
-            } else {
-                byte_level::decode(&text)
-            };
+            let bytes = if added.contains_key(&id) { None } else { byte_level::decode(&text) };
             (id, bytes.unwrap_or_else(|| text.into_bytes()))
         });
         let vocab = Vocab::new(tokens.collect(), control)?;
         let only_special_added = added.values().all(|token| token.special);
-        let is_o200k = only_special_added
-            && library.get_normalizer().is_none()
-            && has_o200k_splitter(&library);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                library,
-                is_o200k,
-                vocab,
-            }),
-        })
+        let is_o200k =
+            only_special_added && library.get_normalizer().is_none() && has_o200k_splitter(&library);
+        Ok(Self { inner: Arc::new(Inner { library, is_o200k, vocab }) })
     }
 }
 
 pub(super) fn parse_error(error: tokenizers::Error) -> HarmonyError {
-    HarmonyError::ParseTokenizer {
-        reason: error.to_string(),
-    }
+    HarmonyError::ParseTokenizer { reason: error.to_string() }
 }
 
 /// The pre-tokeniser of o200k: cut by the pattern, then write bytes as characters.
 pub(super) fn o200k_splitter() -> Result<Vec<PreTokenizerWrapper>, HarmonyError> {
     let pattern = SplitPattern::Regex(split::O200K_PATTERN.to_owned());
-    let split =
-        Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(parse_error)?;
-    Ok(vec![
-        split.into(),
-        ByteLevel::new(false, true, false).into(),
-    ])
+    let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(parse_error)?;
+    Ok(vec![split.into(), ByteLevel::new(false, true, false).into()])
 }
 
 /// Whether the pre-tokeniser does what [`split::pieces`] does.
@@ -93,11 +70,7 @@ fn has_o200k_splitter(library: &tokenizers::Tokenizer) -> bool {
     let Some(PreTokenizerWrapper::Sequence(sequence)) = library.get_pre_tokenizer() else {
         return false;
     };
-    let [
-        PreTokenizerWrapper::Split(split),
-        PreTokenizerWrapper::ByteLevel(bytes),
-    ] = sequence.as_ref()
-    else {
+    let [PreTokenizerWrapper::Split(split), PreTokenizerWrapper::ByteLevel(bytes)] = sequence.as_ref() else {
         return false;
     };
     let is_pattern =

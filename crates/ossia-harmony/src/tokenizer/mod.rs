@@ -45,10 +45,7 @@ impl Tokenizer {
             // The library fails only on a normalizer or pre-tokeniser that fails; then every byte is a token.
             match self.inner.library.encode_fast(text, false) {
                 Ok(encoding) => ids.extend_from_slice(encoding.get_ids()),
-                Err(_) => ids.extend(
-                    text.bytes()
-                        .filter_map(|byte| self.inner.vocab.id_of(&[byte])),
-                ),
+                Err(_) => ids.extend(text.bytes().filter_map(|byte| self.inner.vocab.id_of(&[byte]))),
             }
             return;
         }
@@ -90,11 +87,7 @@ impl Tokenizer {
 
     /// The text of `ids`, special tokens as their text; bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let bytes: Vec<u8> = ids
-            .iter()
-            .flat_map(|&id| self.token_bytes(id))
-            .copied()
-            .collect();
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -120,12 +113,7 @@ impl Tokenizer {
 
     /// The tokens that end a turn: `<|return|>`, `<|call|>`, `<|endoftext|>`.
     pub fn stop_token_ids(&self) -> [u32; 3] {
-        [
-            SpecialToken::Return,
-            SpecialToken::Call,
-            SpecialToken::EndOfText,
-        ]
-        .map(|token| self.special(token))
+        [SpecialToken::Return, SpecialToken::Call, SpecialToken::EndOfText].map(|token| self.special(token))
     }
 
     pub(crate) fn vocab(&self) -> &Vocab {
@@ -135,8 +123,6 @@ impl Tokenizer {
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokenizer")
-            .field("vocab_size", &self.vocab_size())
-            .finish_non_exhaustive()
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
     }
 }

@@ -68,12 +68,9 @@ fn parse_ranks(file: &[u8]) -> Result<Vec<Vec<u8>>, HarmonyError> {
     let lines = file.split(|&byte| byte == b'\n').enumerate();
     for (idx, line) in lines.filter(|(_, line)| !line.trim_ascii().is_empty()) {
         let rank_is_next = |rank: &str| rank.parse() == Ok(tokens.len());
-        let parsed = str::from_utf8(line)
-            .ok()
-            .and_then(|line| line.trim_ascii().split_once(' '));
-        let token = parsed
-            .filter(|(_, rank)| rank_is_next(rank))
-            .and_then(|(token, _)| STANDARD.decode(token).ok());
+        let parsed = str::from_utf8(line).ok().and_then(|line| line.trim_ascii().split_once(' '));
+        let token =
+            parsed.filter(|(_, rank)| rank_is_next(rank)).and_then(|(token, _)| STANDARD.decode(token).ok());
         tokens.push(token.ok_or(HarmonyError::ParseRanks { line: idx + 1 })?);
     }
     Ok(tokens)
@@ -82,15 +79,10 @@ fn parse_ranks(file: &[u8]) -> Result<Vec<Vec<u8>>, HarmonyError> {
 fn build(tokens: Vec<Vec<u8>>) -> Result<Tokenizer, HarmonyError> {
     let texts: Vec<String> = tokens.iter().map(|token| encoded(token)).collect();
     let merges = merges(&tokens);
-    let merges = merges
-        .into_iter()
-        .map(|(a, b)| (texts[a as usize].clone(), texts[b as usize].clone()))
-        .collect();
+    let merges =
+        merges.into_iter().map(|(a, b)| (texts[a as usize].clone(), texts[b as usize].clone())).collect();
     let vocab: ahash::AHashMap<String, u32> = texts.into_iter().zip(0..).collect();
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .build()
-        .map_err(parse_error)?;
+    let model = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(parse_error)?;
 
     let mut library = tokenizers::Tokenizer::new(model);
     let byte_level = ByteLevel::new(false, true, false);
@@ -112,11 +104,8 @@ fn encoded(token: &[u8]) -> String {
 ///
 /// tiktoken joins the neighbours whose joint rank is least; so every way to cut a token into two tokens is a merge.
 fn merges(tokens: &[Vec<u8>]) -> Vec<(u32, u32)> {
-    let ranks: HashMap<&[u8], u32, ahash::RandomState> = tokens
-        .iter()
-        .zip(0..)
-        .map(|(token, rank)| (token.as_slice(), rank))
-        .collect();
+    let ranks: HashMap<&[u8], u32, ahash::RandomState> =
+        tokens.iter().zip(0..).map(|(token, rank)| (token.as_slice(), rank)).collect();
     let mut merges = Vec::with_capacity(tokens.len() * 2);
     let mut of_token = Vec::new();
     for token in tokens {

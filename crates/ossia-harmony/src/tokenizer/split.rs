@@ -31,15 +31,11 @@ static CLASSES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     ];
     for (pattern, bit) in sets {
         let hir = regex_syntax::parse(pattern).expect("the five class patterns are valid");
-        let regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class)) =
-            hir.kind()
-        else {
+        let regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class)) = hir.kind() else {
             unreachable!("{pattern} is a Unicode class");
         };
         for range in class.ranges() {
-            classes[range.start() as usize..=range.end() as usize]
-                .iter_mut()
-                .for_each(|bits| *bits |= bit);
+            classes[range.start() as usize..=range.end() as usize].iter_mut().for_each(|bits| *bits |= bit);
         }
     }
     classes
@@ -68,9 +64,8 @@ fn piece_len(classes: &[u8], text: &str, first: char) -> usize {
         return run_len(text, 3, |c| classes[c as usize] & NUMBER != 0);
     }
     let symbols_at = usize::from(first == ' ');
-    let symbols = run_len(&text[symbols_at..], usize::MAX, |c| {
-        classes[c as usize] & (SPACE | LETTER | NUMBER) == 0
-    });
+    let symbols =
+        run_len(&text[symbols_at..], usize::MAX, |c| classes[c as usize] & (SPACE | LETTER | NUMBER) == 0);
     if symbols > 0 {
         let len = symbols_at + symbols;
         return len + run_len(&text[len..], usize::MAX, |c| matches!(c, '\r' | '\n' | '/'));
@@ -98,10 +93,7 @@ fn word_len(classes: &[u8], text: &str, first: char) -> Option<usize> {
 /// A word without prefix: `HEAD* TAIL+` if `tailed`, else `HEAD+`.
 fn bare_word_len(classes: &[u8], text: &str, tailed: bool) -> Option<usize> {
     let (mut head, mut last_tail) = (0, None);
-    for c in text
-        .chars()
-        .take_while(|&c| classes[c as usize] & HEAD != 0)
-    {
+    for c in text.chars().take_while(|&c| classes[c as usize] & HEAD != 0) {
         head += c.len_utf8();
         if classes[c as usize] & TAIL != 0 {
             last_tail = Some(head);
@@ -110,14 +102,8 @@ fn bare_word_len(classes: &[u8], text: &str, tailed: bool) -> Option<usize> {
     if !tailed {
         return (head > 0).then_some(head);
     }
-    let tail = run_len(&text[head..], usize::MAX, |c| {
-        classes[c as usize] & TAIL != 0
-    });
-    if tail > 0 {
-        Some(head + tail)
-    } else {
-        last_tail
-    }
+    let tail = run_len(&text[head..], usize::MAX, |c| classes[c as usize] & TAIL != 0);
+    if tail > 0 { Some(head + tail) } else { last_tail }
 }
 
 /// `'s 't 're 've 'm 'll 'd` in any case (long s folds to s), or nothing.
@@ -127,10 +113,7 @@ fn contraction_len(text: &str) -> usize {
     };
     let mut chars = rest.chars();
     let (first, second) = (chars.next(), chars.next());
-    match (
-        first.map(|c| c.to_ascii_lowercase()),
-        second.map(|c| c.to_ascii_lowercase()),
-    ) {
+    match (first.map(|c| c.to_ascii_lowercase()), second.map(|c| c.to_ascii_lowercase())) {
         (Some('s' | 't' | 'm' | 'd'), _) => 2,
         (Some('\u{17f}'), _) => 1 + '\u{17f}'.len_utf8(),
         (Some('r' | 'v'), Some('e')) | (Some('l'), Some('l')) => 3,
@@ -141,10 +124,7 @@ fn contraction_len(text: &str) -> usize {
 /// A run of blanks: up to its last line break; else all at the end of the text; else all but the last one.
 fn blank_len(classes: &[u8], text: &str) -> usize {
     let (mut len, mut after_break, mut before_last) = (0, 0, 0);
-    for c in text
-        .chars()
-        .take_while(|&c| classes[c as usize] & SPACE != 0)
-    {
+    for c in text.chars().take_while(|&c| classes[c as usize] & SPACE != 0) {
         before_last = len;
         len += c.len_utf8();
         if matches!(c, '\r' | '\n') {
@@ -160,11 +140,7 @@ fn blank_len(classes: &[u8], text: &str) -> usize {
 
 /// Bytes of the longest run of at most `max` characters that satisfy `is`.
 fn run_len(text: &str, max: usize, is: impl Fn(char) -> bool) -> usize {
-    text.chars()
-        .take(max)
-        .take_while(|&c| is(c))
-        .map(char::len_utf8)
-        .sum()
+    text.chars().take(max).take_while(|&c| is(c)).map(char::len_utf8).sum()
 }
 
 #[cfg(test)]
@@ -177,24 +153,14 @@ mod tests {
             OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
         };
         static SPLIT: LazyLock<tokenizers::pre_tokenizers::split::Split> = LazyLock::new(|| {
-            let pattern =
-                tokenizers::pre_tokenizers::split::SplitPattern::Regex(O200K_PATTERN.to_owned());
-            tokenizers::pre_tokenizers::split::Split::new(
-                pattern,
-                SplitDelimiterBehavior::Isolated,
-                false,
-            )
-            .expect("the pattern compiles")
+            let pattern = tokenizers::pre_tokenizers::split::SplitPattern::Regex(O200K_PATTERN.to_owned());
+            tokenizers::pre_tokenizers::split::Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+                .expect("the pattern compiles")
         });
         let mut pretokenized = PreTokenizedString::from(text);
-        SPLIT
-            .pre_tokenize(&mut pretokenized)
-            .expect("splitting short text works");
+        SPLIT.pre_tokenize(&mut pretokenized).expect("splitting short text works");
         let splits = pretokenized.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        splits
-            .into_iter()
-            .map(|(piece, _, _)| piece.to_owned())
-            .collect()
+        splits.into_iter().map(|(piece, _, _)| piece.to_owned()).collect()
     }
 
     #[test]
@@ -232,11 +198,7 @@ mod tests {
             "<|start|>user",
         ];
         for case in cases {
-            assert_eq!(
-                pieces(case).collect::<Vec<_>>(),
-                library_pieces(case),
-                "{case:?}"
-            );
+            assert_eq!(pieces(case).collect::<Vec<_>>(), library_pieces(case), "{case:?}");
         }
     }
 

@@ -18,17 +18,10 @@ pub(crate) struct Vocab {
 
 impl Vocab {
     /// `tokens` maps an id to its bytes, `control` holds the ids of the special ones.
-    pub(crate) fn new(
-        tokens: Vec<(u32, Vec<u8>)>,
-        mut control: Vec<u32>,
-    ) -> Result<Self, HarmonyError> {
+    pub(crate) fn new(tokens: Vec<(u32, Vec<u8>)>, mut control: Vec<u32>) -> Result<Self, HarmonyError> {
         control.sort_unstable();
         control.dedup();
-        let len = tokens
-            .iter()
-            .map(|(id, _)| *id as usize + 1)
-            .max()
-            .unwrap_or(0);
+        let len = tokens.iter().map(|(id, _)| *id as usize + 1).max().unwrap_or(0);
         let mut by_id = vec![Vec::new(); len];
         for (id, bytes) in tokens {
             by_id[id as usize] = bytes;
@@ -48,11 +41,7 @@ impl Vocab {
         }));
         for (slot, token) in SpecialToken::ALL.into_iter().enumerate() {
             let text = token.text();
-            let found = vocab
-                .control
-                .iter()
-                .copied()
-                .find(|&id| vocab.bytes(id) == text.as_bytes());
+            let found = vocab.control.iter().copied().find(|&id| vocab.bytes(id) == text.as_bytes());
             vocab.specials[slot] = found.ok_or(HarmonyError::MissingSpecialToken { text })?;
         }
         let is_ordinary =
@@ -78,9 +67,7 @@ impl Vocab {
 
     /// The ordinary token with exactly these bytes.
     pub(crate) fn id_of(&self, bytes: &[u8]) -> Option<u32> {
-        let found = self
-            .sorted
-            .binary_search_by(|&id| self.bytes(id).cmp(bytes));
+        let found = self.sorted.binary_search_by(|&id| self.bytes(id).cmp(bytes));
         found.ok().map(|at| self.sorted[at])
     }
 
@@ -113,10 +100,7 @@ impl Vocab {
     /// The longest special token that `text` begins with, and its length in bytes.
     pub(crate) fn control_token_at(&self, text: &str) -> Option<(u32, usize)> {
         let matches = self.control.iter().map(|&id| (id, self.bytes(id)));
-        let matches =
-            matches.filter(|(_, bytes)| !bytes.is_empty() && text.as_bytes().starts_with(bytes));
-        matches
-            .map(|(id, bytes)| (id, bytes.len()))
-            .max_by_key(|(_, len)| *len)
+        let matches = matches.filter(|(_, bytes)| !bytes.is_empty() && text.as_bytes().starts_with(bytes));
+        matches.map(|(id, bytes)| (id, bytes.len())).max_by_key(|(_, len)| *len)
     }
 }
