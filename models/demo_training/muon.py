@@ -27,14 +27,15 @@ class Optimizer:
     """Both optimisers behind one `step`; the rates follow one schedule factor."""
 
     def __init__(self, model, rate: float):
-        self.rate, self.matrices, others = rate, [], []
+        self.rate, self.matrices, others = rate, [], {}
         for name, weight in model.named_parameters():
             if name.startswith("layers") and weight.dim() >= 2 and not name.endswith("bias") and "router" not in name:
                 self.matrices.append(weight)
             else:
-                others.append(dict(params=[weight], lr=next((v for k, v in ADAM_RATES.items() if name.startswith(k)), ADAM_RATE)))
+                own = next((value for start, value in ADAM_RATES.items() if name.startswith(start)), ADAM_RATE)
+                others.setdefault(own, []).append(weight)
         self.momenta = [torch.zeros_like(weight) for weight in self.matrices]
-        self.adam = torch.optim.AdamW(others, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, foreach=True)
+        self.adam = torch.optim.AdamW([dict(params=ps, lr=own) for own, ps in others.items()], betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, foreach=True)
         self.adam_rates = [group["lr"] for group in self.adam.param_groups]
 
     def step(self, factor: float) -> None:

@@ -35,7 +35,7 @@ BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
 def pattern() -> str:
     """The regular expression that cuts text into pieces; BPE never merges across pieces."""
-    phrases = "|".join(re.escape(phrase).replace("\\\n", "\\n") for phrase in sorted(PHRASES, key=len, reverse=True))
+    phrases = "|".join(re.escape(phrase).replace("\\\n", "\\n").replace("\\ ", " ") for phrase in sorted(PHRASES, key=len, reverse=True))
     word = rf"(?:{'|'.join(sorted(FUNCTION_WORDS, key=len, reverse=True))})(?![\p{{L}}\p{{N}}_])(?: (?=[\p{{L}}\p{{N}}]))?"
     return "|".join([
         phrases, f" {word}", rf"(?<![_\p{{L}}]){word}", r"\p{L}+", r"\p{N}", r" ?[^\s\p{L}\p{N}]+(?: (?=\S))?", r"\n+", r"\s",
