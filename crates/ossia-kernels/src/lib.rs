@@ -2,16 +2,28 @@
 
 mod compute_type;
 mod cpu;
+mod embedding;
 mod error;
+mod kv_cache;
 mod linear;
+mod map_file;
 mod matmul;
 mod moe;
 mod mxfp4;
+mod paged_attention;
+mod rms_norm;
+mod rope;
 mod weight;
 
 pub use compute_type::ComputeType;
 pub use cpu::{Isa, num_threads, set_num_threads};
+pub use embedding::embedding;
 pub use error::{KernelError, Result};
+pub use kv_cache::{BlockTable, write_kv};
 pub use linear::Linear;
+pub use map_file::map_file;
 pub use moe::{MoeExperts, MoeWeights, SWIGLU_ALPHA};
+pub use paged_attention::{AttentionLayer, AttentionMetadata, paged_attention};
+pub use rms_norm::rms_norm;
+pub use rope::rope;
 pub use weight::{ExpertWeights, Matrix, WeightBytes};

@@ -1,0 +1,222 @@
+//! Paged attention against its definition, and bit-exactness across everything that must not show.
+
+use candle_core::Device;
+use half::bf16;
+
+use super::*;
+
+const NUM_BLOCKS: usize = 64;
+
+/// Reproducible values in -1..1.
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let step = |state: &mut u64| {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| step(&mut state)).collect()
+}
+
+/// Sequences of a given context with keys and values in shuffled blocks of a shared cache.
+struct Case {
+    shape: AttentionShape,
+    sinks: Vec<f32>,
+    window: Option<usize>,
+    context_lens: Vec<u32>,
+    tables: Vec<BlockTable>,
+    /// Per sequence, `[context, heads, head_dim]`.
+    q: Vec<Vec<f32>>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Case {
+    fn new(shape: AttentionShape, window: Option<usize>, context_lens: &[u32], shuffle: usize) -> Self {
+        let kv_len = shape.num_kv_heads * shape.head_dim;
+        let mut case = Self {
+            shape,
+            sinks: noise(9, shape.num_heads),
+            window,
+            context_lens: context_lens.to_vec(),
+            tables: Vec::new(),
+            q: Vec::new(),
+            // What no token wrote must not matter, as long as it is finite.
+            k: vec![1e3; NUM_BLOCKS * shape.block_size * kv_len],
+            v: vec![-1e3; NUM_BLOCKS * shape.block_size * kv_len],
+        };
+        let mut next_block = 0usize;
+        for (seq, &context_len) in context_lens.iter().enumerate() {
+            let context_len = context_len as usize;
+            let num_blocks = context_len.div_ceil(shape.block_size);
+            let ids = next_block..next_block + num_blocks;
+            let blocks: Vec<u32> = ids.map(|block| ((block * shuffle) % NUM_BLOCKS) as u32).collect();
+            next_block += num_blocks;
+            case.q.push(noise(seq as u64 + 1, context_len * shape.num_heads * shape.head_dim));
+            let k = noise(seq as u64 + 100, context_len * kv_len);
+            let v = noise(seq as u64 + 200, context_len * kv_len);
+            for position in 0..context_len {
+                let block = blocks[position / shape.block_size] as usize;
+                let at = (block * shape.block_size + position % shape.block_size) * kv_len;
+                let from = position * kv_len..(position + 1) * kv_len;
+                case.k[at..at + kv_len].copy_from_slice(&k[from.clone()]);
+                case.v[at..at + kv_len].copy_from_slice(&v[from]);
+            }
+            case.tables.push(BlockTable { first_block_idx: 0, blocks });
+        }
+        assert!(next_block <= NUM_BLOCKS);
+        case
+    }
+
+    fn layer(&self) -> AttentionLayer<'_> {
+        AttentionLayer { sinks: &self.sinks, scale: 0.3, sliding_window: self.window }
+    }
+
+    /// Runs `f` with the op over the last `num_queries` of `seqs` at contexts `context_lens`.
+    fn with_op<R>(&self, parts: &[(usize, u32, u32)], f: impl FnOnce(&PagedAttention, &[f32]) -> R) -> R {
+        let token_len = self.shape.num_heads * self.shape.head_dim;
+        let (mut cu_seqlens_q, mut context_lens, mut tables, mut q) = (vec![0], vec![], vec![], vec![]);
+        for &(seq, start, end) in parts {
+            cu_seqlens_q.push(cu_seqlens_q.last().unwrap() + end - start);
+            context_lens.push(end);
+            tables.push(self.tables[seq].clone());
+            q.extend_from_slice(&self.q[seq][start as usize * token_len..end as usize * token_len]);
+        }
+        let metadata = AttentionMetadata {
+            cu_seqlens_q: &cu_seqlens_q,
+            context_lens: &context_lens,
+            block_tables: &tables,
+        };
+        let op = PagedAttention { layer: self.layer(), metadata, shape: self.shape };
+        op.check_metadata(*cu_seqlens_q.last().unwrap() as usize, NUM_BLOCKS).unwrap();
+        f(&op, &q)
+    }
+
+    fn whole(&self) -> Vec<(usize, u32, u32)> {
+        self.context_lens.iter().enumerate().map(|(seq, &len)| (seq, 0, len)).collect()
+    }
+}
+
+fn shape(num_heads: usize, num_kv_heads: usize, head_dim: usize, block_size: usize) -> AttentionShape {
+    AttentionShape { num_heads, num_kv_heads, head_dim, block_size }
+}
+
+#[test]
+fn agrees_with_the_definition() {
+    let shapes = [
+        shape(8, 1, 64, 16),
+        shape(6, 2, 10, 5),
+        shape(1, 1, 2, 1),
+        shape(80, 1, 8, 32),
+        shape(12, 4, 32, 16),
+    ];
+    for shape in shapes {
+        for window in [None, Some(1), Some(7), Some(128)] {
+            for contexts in [&[1u32][..], &[17, 1, 30], &[63], &[64]] {
+                let contexts: Vec<u32> =
+                    contexts.iter().map(|&len| len.min(20 * shape.block_size as u32)).collect();
+                check_against_definition(&Case::new(shape, window, &contexts, 5));
+            }
+        }
+    }
+    check_against_definition(&Case::new(shape_of_20b(), Some(128), &[300, 129], 5));
+    check_against_definition(&Case::new(shape_of_20b(), None, &[300, 129], 5));
+}
+
+fn shape_of_20b() -> AttentionShape {
+    shape(16, 2, 64, 16)
+}
+
+fn check_against_definition(case: &Case) {
+    case.with_op(&case.whole(), |op, q| {
+        let expected = reference::attend(op, q, &case.k, &case.v);
+        for (name, tile) in cpu::available_tiles::<f32>() {
+            let out = cpu::attend_with(op, q, &case.k, &case.v, tile, 2);
+            for (out, expected) in out.iter().zip(&expected) {
+                assert!((out - expected).abs() < 2e-5, "{name} {:?}: {out} {expected}", op.shape);
+            }
+        }
+    });
+}
+
+#[test]
+fn bits_depend_on_nothing_but_the_query_and_its_context() {
+    for (shape, window) in
+        [(shape_of_20b(), None), (shape_of_20b(), Some(128)), (shape(3, 1, 6, 16), Some(7))]
+    {
+        let case = Case::new(shape, window, &[300, 77], 5);
+        let elsewhere = Case::new(shape, window, &[300, 77], 11);
+        let token_len = shape.num_heads * shape.head_dim;
+        for (_, tile) in cpu::available_tiles::<f32>() {
+            let run = |case: &Case, parts: &[(usize, u32, u32)], threads: usize| {
+                case.with_op(parts, |op, q| cpu::attend_with(op, q, &case.k, &case.v, tile, threads))
+            };
+            let alone = run(&case, &[(0, 0, 300)], 1);
+            let both = run(&elsewhere, &[(1, 0, 77), (0, 0, 300)], 2);
+            assert_eq!(alone, both[77 * token_len..]);
+            for chunk in [1u32, 7, 64, 100] {
+                let mut out = Vec::new();
+                for start in (0..300).step_by(chunk as usize) {
+                    out.extend(run(&case, &[(0, start, 300.min(start + chunk))], 2));
+                }
+                assert_eq!(out, alone, "chunks of {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn dropped_blocks_do_not_show() {
+    let mut case = Case::new(shape_of_20b(), Some(128), &[300], 5);
+    let run = |case: &Case| case.with_op(&[(0, 299, 300)], |op, q| cpu::attend(op, q, &case.k, &case.v));
+    let before = run(&case);
+    // Position 299 sees 172 onwards: blocks 0 to 9 may go.
+    case.tables[0].blocks.drain(..10);
+    case.tables[0].first_block_idx = 10;
+    assert_eq!(run(&case), before);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn avx2_and_avx512_give_the_same_bits() {
+    let case = Case::new(shape_of_20b(), None, &[300], 5);
+    let fused: Vec<_> =
+        cpu::available_tiles::<f32>().into_iter().filter(|(name, _)| *name != "portable").collect();
+    let outs: Vec<Vec<f32>> = case.with_op(&[(0, 0, 300)], |op, q| {
+        fused.iter().map(|(_, tile)| cpu::attend_with(op, q, &case.k, &case.v, *tile, 1)).collect()
+    });
+    assert!(outs.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn bf16_caches_are_widened_exactly() {
+    let mut case = Case::new(shape_of_20b(), Some(128), &[200], 5);
+    let round = |cache: &[f32]| -> Vec<bf16> { cache.iter().map(|&x| bf16::from_f32(x)).collect() };
+    let (k, v) = (round(&case.k), round(&case.v));
+    case.k = k.iter().map(|x| x.to_f32()).collect();
+    case.v = v.iter().map(|x| x.to_f32()).collect();
+    case.with_op(&case.whole(), |op, q| {
+        assert_eq!(cpu::attend(op, q, &k, &v), cpu::attend(op, q, &case.k, &case.v));
+    });
+}
+
+#[test]
+fn bad_metadata_is_refused() {
+    let case = Case::new(shape(2, 1, 4, 16), None, &[20], 5);
+    let q = Tensor::from_slice(&case.q[0], (20, 2, 4), &Device::Cpu).unwrap();
+    let cache = |data: &[f32]| Tensor::from_slice(data, (NUM_BLOCKS, 16, 1, 4), &Device::Cpu).unwrap();
+    let (k, v) = (cache(&case.k), cache(&case.v));
+    let run = |cu_seqlens_q: &[u32], context_lens: &[u32], tables: &[BlockTable]| {
+        let metadata = AttentionMetadata { cu_seqlens_q, context_lens, block_tables: tables };
+        paged_attention(&q, &k, &v, &case.layer(), &metadata)
+    };
+    let good = &case.tables;
+    assert_eq!(run(&[0, 20], &[20], good).unwrap().dims(), [20, 8]);
+    let table =
+        |first_block_idx, blocks: &[u32]| vec![BlockTable { first_block_idx, blocks: blocks.to_vec() }];
+    assert!(run(&[0, 19], &[20], good).is_err(), "a query without a sequence");
+    assert!(run(&[0, 20], &[19], good).is_err(), "more queries than context");
+    assert!(run(&[0, 20], &[20], &table(0, &[0])).is_err(), "too few blocks");
+    assert!(run(&[0, 20], &[20], &table(1, &[0, 1])).is_err(), "blocks dropped that are seen");
+    assert!(run(&[0, 20], &[20], &table(0, &[0, NUM_BLOCKS as u32])).is_err(), "a block that is not there");
+    assert!(run(&[0, 20], &[20, 0], good).is_err(), "two sequences, one table");
+}
