@@ -120,7 +120,9 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Invalid { .. } | Self::ContextLength { .. } => StatusCode::BAD_REQUEST,
-            Self::UnknownModel { .. } | Self::NotFound { .. } | Self::UnknownUrl { .. } => StatusCode::NOT_FOUND,
+            Self::UnknownModel { .. } | Self::NotFound { .. } | Self::UnknownUrl { .. } => {
+                StatusCode::NOT_FOUND
+            }
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -159,7 +161,9 @@ impl ApiError {
             Self::Internal { .. } => "server_error",
             _ => "invalid_request_error",
         };
-        ErrorBody { error: ErrorObject { message: self.to_string(), kind, param: self.param(), code: self.code() } }
+        ErrorBody {
+            error: ErrorObject { message: self.to_string(), kind, param: self.param(), code: self.code() },
+        }
     }
 }
 

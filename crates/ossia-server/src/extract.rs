@@ -20,8 +20,9 @@ impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
         check_content_type(request.headers())?;
         let limit_bytes = state.config().max_body_bytes;
         check_content_length(request.headers(), limit_bytes)?;
-        let bytes =
-            to_bytes(request.into_body(), limit_bytes).await.map_err(|_| ApiError::BodyTooLarge { limit_bytes })?;
+        let bytes = to_bytes(request.into_body(), limit_bytes)
+            .await
+            .map_err(|_| ApiError::BodyTooLarge { limit_bytes })?;
         parse(&bytes).map(Self)
     }
 }
@@ -38,7 +39,10 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 fn check_content_length(headers: &HeaderMap, limit_bytes: usize) -> Result<(), ApiError> {
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse::<u64>().ok());
     match length {
         Some(length) if length > limit_bytes as u64 => Err(ApiError::BodyTooLarge { limit_bytes }),
         _ => Ok(()),
@@ -102,7 +106,10 @@ mod tests {
         let cases = [
             (r#"{"messages": 3}"#, "messages"),
             (r#"{"messages": [{"role": "user", "content": 3}]}"#, "messages[0].content"),
-            (r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}"#, "messages[0].content[0].text"),
+            (
+                r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}"#,
+                "messages[0].content[0].text",
+            ),
             (r#"{"messages": [{"role": "robot"}]}"#, "messages[0].role"),
             (r#"{"temperature": "hot"}"#, "temperature"),
             (r#"{"max_tokens": 1.5}"#, "max_tokens"),
@@ -110,9 +117,14 @@ mod tests {
             (r#"{"tools": [{"type": "function", "function": {"name": 4}}]}"#, "tools[0].function.name"),
         ];
         for (body, expected) in cases {
-            assert_eq!(param::<ChatRequest>(body), (Some(expected.to_owned()), Some("invalid_type")), "{body}");
+            assert_eq!(
+                param::<ChatRequest>(body),
+                (Some(expected.to_owned()), Some("invalid_type")),
+                "{body}"
+            );
         }
-        let (path, _) = param::<ResponseRequest>(r#"{"input": [{"type": "message", "content": [{"type": 1}]}]}"#);
+        let (path, _) =
+            param::<ResponseRequest>(r#"{"input": [{"type": "message", "content": [{"type": 1}]}]}"#);
         assert_eq!(path.as_deref(), Some("input[0].content[0].type"));
     }
 
@@ -129,7 +141,9 @@ mod tests {
 
     #[test]
     fn unknown_fields_and_nulls_are_fine() {
-        parse::<ChatRequest>(br#"{"messages": [], "wibble": {"a": [1]}, "stop": null, "tools": null}"#).expect("accepted");
-        parse::<ResponseRequest>(br#"{"input": "x", "text": {"format": null, "more": 1}}"#).expect("accepted");
+        parse::<ChatRequest>(br#"{"messages": [], "wibble": {"a": [1]}, "stop": null, "tools": null}"#)
+            .expect("accepted");
+        parse::<ResponseRequest>(br#"{"input": "x", "text": {"format": null, "more": 1}}"#)
+            .expect("accepted");
     }
 }

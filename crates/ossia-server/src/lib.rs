@@ -15,6 +15,8 @@ mod router;
 mod sse;
 mod state;
 mod store;
+#[cfg(test)]
+mod test_support;
 mod turn;
 pub mod wire;
 

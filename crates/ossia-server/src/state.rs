@@ -96,7 +96,10 @@ impl AppState {
         let config = self.config();
         match model {
             None => Ok(config.served_model_names.first().unwrap_or(&config.model_root).clone()),
-            Some(name) if config.accept_any_model || config.served_model_names.iter().any(|served| served == name) => {
+            Some(name)
+                if config.accept_any_model
+                    || config.served_model_names.iter().any(|served| served == name) =>
+            {
                 Ok(name.to_owned())
             }
             Some(name) => {

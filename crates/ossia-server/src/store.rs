@@ -56,6 +56,7 @@ impl History {
 impl StoredResponse {
     /// `history` is what came before the turn.
     pub(crate) fn new(response: Response, input: Vec<InputItem>, mut history: History) -> Self {
+        let input: Vec<InputItem> = input.into_iter().map(InputItem::settled).collect();
         let mut turn = input.clone();
         turn.extend(response.output.iter().map(InputItem::from));
         history.segments.push(Arc::new(turn));

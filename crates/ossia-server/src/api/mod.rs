@@ -4,3 +4,8 @@ pub(crate) mod chat;
 pub(crate) mod health;
 pub(crate) mod models;
 pub(crate) mod responses;
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+pub(crate) use tests::fold_check;

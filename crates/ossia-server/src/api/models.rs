@@ -14,7 +14,10 @@ pub(crate) async fn list(State(state): State<AppState>) -> Json<ModelList> {
 }
 
 /// One name; it may hold slashes, as names of repositories do.
-pub(crate) async fn retrieve(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
+pub(crate) async fn retrieve(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Json<Model>, ApiError> {
     let name = state.resolve_model(Some(&id))?;
     Ok(Json(model(&state, &name)))
 }

@@ -44,7 +44,8 @@ pub(crate) fn prepare(request: ChatRequest, state: &AppState) -> Result<ChatPlan
         return Err(ApiError::invalid("stream_options", "invalid_value", message));
     }
     let n = check::integer("n", request.n, 1, 128)?.unwrap_or(1) as usize;
-    let include_usage = request.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false);
+    let include_usage =
+        request.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false);
     let turn = turn(&request, state)?;
     let include_reasoning = request.include_reasoning.unwrap_or(true);
     Ok(ChatPlan { turn, model, n, stream, include_usage, include_reasoning, metadata: request.metadata })
@@ -53,7 +54,8 @@ pub(crate) fn prepare(request: ChatRequest, state: &AppState) -> Result<ChatPlan
 fn turn(request: &ChatRequest, state: &AppState) -> Result<TurnPlan, ApiError> {
     let max_tokens = max_tokens(request)?;
     let dialogue = messages(request)?;
-    let kwargs_effort = request.chat_template_kwargs.as_ref().and_then(|kwargs| kwargs.reasoning_effort.as_deref());
+    let kwargs_effort =
+        request.chat_template_kwargs.as_ref().and_then(|kwargs| kwargs.reasoning_effort.as_deref());
     let effort = Effort::parse("reasoning_effort", request.reasoning_effort.as_deref().or(kwargs_effort))?;
     let tools = tool_plan(request)?;
     let mut sampling = sampling(&sampling_fields(request)?, state.vocab_size())?;
@@ -93,7 +95,8 @@ fn conversation(
 ) -> Result<Conversation, ApiError> {
     dialogue.instructions.extend(verbosity("verbosity", request.verbosity.as_deref())?.map(str::to_owned));
     let instructions = (!dialogue.instructions.is_empty()).then(|| dialogue.instructions.join("\n\n"));
-    let developer = DeveloperContent { instructions, tools: tools.tools.clone(), ..DeveloperContent::default() };
+    let developer =
+        DeveloperContent { instructions, tools: tools.tools.clone(), ..DeveloperContent::default() };
     let system = SystemContent {
         current_date: Some(state.current_date()),
         reasoning_effort: effort.level,
@@ -142,7 +145,8 @@ fn stop(value: Option<&TextOrList<String>>) -> Result<Vec<String>, ApiError> {
     };
     if stops.len() > MAX_STOPS {
         let found = stops.len();
-        let message = format!("Invalid 'stop': array too long. Expected at most {MAX_STOPS} entries, but got {found}.");
+        let message =
+            format!("Invalid 'stop': array too long. Expected at most {MAX_STOPS} entries, but got {found}.");
         return Err(ApiError::invalid("stop", "array_above_max_length", message));
     }
     // An empty string would match before the first character; OpenAI takes it as no stop at all.
@@ -168,14 +172,16 @@ fn declared_function(index: usize, tool: &ChatTool) -> Result<Declared<'_>, ApiE
         ("custom", _) => {
             Err(ApiError::unsupported(format!("tools[{index}].type"), "Custom tools are not supported yet."))
         }
-        (other, _) => Err(ApiError::invalid_value(format!("tools[{index}].type"), other, &["function", "custom"])),
+        (other, _) => {
+            Err(ApiError::invalid_value(format!("tools[{index}].type"), other, &["function", "custom"]))
+        }
     }
 }
 
 fn choice(value: Option<&ChatToolChoice>) -> Result<Choice, ApiError> {
     let object = match value {
         None => return Ok(Choice::Auto),
-        Some(TextOrObject::Text(mode)) => return super::tools::mode("tool_choice", mode),
+        Some(TextOrObject::Text(mode)) => return tools::mode("tool_choice", mode),
         Some(TextOrObject::Object(object)) => object,
     };
     match (object.kind.as_str(), &object.function, &object.allowed_tools) {
@@ -183,7 +189,8 @@ fn choice(value: Option<&ChatToolChoice>) -> Result<Choice, ApiError> {
         ("function", None, _) => Err(ApiError::missing("tool_choice.function")),
         ("allowed_tools", _, Some(allowed)) => {
             check::word("tool_choice.allowed_tools.mode", Some(&allowed.mode), &["auto", "required"])?;
-            let names = allowed.tools.iter().filter_map(|tool| tool.function.as_ref()).map(|f| f.name.clone());
+            let names =
+                allowed.tools.iter().filter_map(|tool| tool.function.as_ref()).map(|f| f.name.clone());
             Ok(Choice::Allowed { required: allowed.mode == "required", names: names.collect() })
         }
         ("allowed_tools", _, None) => Err(ApiError::missing("tool_choice.allowed_tools")),

@@ -45,7 +45,8 @@ impl Dialogue {
             ChatRole::Assistant => self.push_assistant(param, message)?,
             ChatRole::Tool => self.push_tool_result(param, message)?,
             ChatRole::Function => {
-                let name = message.name.as_deref().ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
+                let name =
+                    message.name.as_deref().ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
                 let text = required_text(param, message)?;
                 self.messages.push(Message::tool_result(name, text));
             }
@@ -90,7 +91,9 @@ impl Dialogue {
             ("function", Some(function), _) => (&function.name, &function.arguments),
             ("custom", _, Some(custom)) => (&custom.name, &custom.input),
             (kind @ ("function" | "custom"), ..) => return Err(ApiError::missing(format!("{param}.{kind}"))),
-            (other, ..) => return Err(ApiError::invalid_value(format!("{param}.type"), other, &["function", "custom"])),
+            (other, ..) => {
+                return Err(ApiError::invalid_value(format!("{param}.type"), other, &["function", "custom"]));
+            }
         };
         self.call_names.insert(call.id.clone(), name.clone());
         self.messages.push(Message::function_call(name, arguments));
@@ -101,7 +104,9 @@ impl Dialogue {
         let id_param = format!("{param}.tool_call_id");
         let id = message.tool_call_id.as_deref().ok_or_else(|| ApiError::missing(&*id_param))?;
         let name = self.call_names.get(id).ok_or_else(|| {
-            let message = format!("Invalid '{id_param}': no preceding assistant message has a tool call with id '{id}'.");
+            let message = format!(
+                "Invalid '{id_param}': no preceding assistant message has a tool call with id '{id}'."
+            );
             ApiError::invalid(&*id_param, "invalid_value", message)
         })?;
         let text = required_text(param, message)?;

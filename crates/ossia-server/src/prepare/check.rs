@@ -8,7 +8,8 @@ use crate::error::ApiError;
 pub(crate) fn integer(param: &str, value: Option<i64>, min: i64, max: i64) -> Result<Option<i64>, ApiError> {
     let Some(number) = value else { return Ok(None) };
     let fault = |code, word, bound| {
-        let message = format!("Invalid '{param}': integer {word}. Expected a value {bound}, but got {number} instead.");
+        let message =
+            format!("Invalid '{param}': integer {word}. Expected a value {bound}, but got {number} instead.");
         ApiError::invalid(param, code, message)
     };
     if number < min {
@@ -24,7 +25,8 @@ pub(crate) fn integer(param: &str, value: Option<i64>, min: i64, max: i64) -> Re
 pub(crate) fn decimal(param: &str, value: Option<f64>, min: f64, max: f64) -> Result<Option<f64>, ApiError> {
     let Some(number) = value else { return Ok(None) };
     let fault = |code, word, bound| {
-        let message = format!("Invalid '{param}': decimal {word}. Expected a value {bound}, but got {number} instead.");
+        let message =
+            format!("Invalid '{param}': decimal {word}. Expected a value {bound}, but got {number} instead.");
         ApiError::invalid(param, code, message)
     };
     if number.is_nan() || number < min {
@@ -66,7 +68,8 @@ pub(crate) fn service_tier(value: Option<&str>) -> Result<(), ApiError> {
 pub(crate) fn metadata(value: Option<&Map<String, Value>>) -> Result<(), ApiError> {
     let Some(map) = value else { return Ok(()) };
     if map.len() > 16 {
-        let message = format!("Invalid 'metadata': too many properties. Expected at most 16, but got {}.", map.len());
+        let message =
+            format!("Invalid 'metadata': too many properties. Expected at most 16, but got {}.", map.len());
         return Err(ApiError::invalid("metadata", "object_above_max_properties", message));
     }
     for (key, value) in map {
@@ -76,7 +79,8 @@ pub(crate) fn metadata(value: Option<&Map<String, Value>>) -> Result<(), ApiErro
             return Err(ApiError::invalid(param, "invalid_type", message));
         };
         if key.chars().count() > 64 || text.chars().count() > 512 {
-            let message = format!("Invalid '{param}': keys have at most 64 characters and values at most 512.");
+            let message =
+                format!("Invalid '{param}': keys have at most 64 characters and values at most 512.");
             return Err(ApiError::invalid(param, "string_above_max_length", message));
         }
     }

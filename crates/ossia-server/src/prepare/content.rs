@@ -26,7 +26,9 @@ fn part_text<'a>(param: &str, part: &'a ContentPart) -> Result<&'a str, ApiError
         kind if TEXT_KINDS.contains(&kind) => ("text", &part.text),
         "refusal" => ("refusal", &part.refusal),
         kind => {
-            let message = format!("Invalid '{param}.type': '{kind}' parts are not supported, the model reads text only.");
+            let message = format!(
+                "Invalid '{param}.type': '{kind}' parts are not supported, the model reads text only."
+            );
             return Err(ApiError::invalid(format!("{param}.type"), "invalid_value", message));
         }
     };

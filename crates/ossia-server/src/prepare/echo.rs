@@ -53,7 +53,8 @@ fn reasoning(asked: Reasoning) -> Reasoning {
 }
 
 fn text(asked: TextConfig) -> TextConfig {
-    let plain = || TextFormat { kind: "text".to_owned(), name: None, description: None, schema: None, strict: None };
+    let plain =
+        || TextFormat { kind: "text".to_owned(), name: None, description: None, schema: None, strict: None };
     TextConfig {
         format: asked.format.or_else(|| Some(plain())),
         verbosity: asked.verbosity.or_else(|| Some("medium".to_owned())),

@@ -96,7 +96,8 @@ impl ItemDialogue {
             }
             kind => {
                 let param = format!("{param}.type");
-                let message = format!("Invalid value: '{kind}' for '{param}'. Items of this type are not supported.");
+                let message =
+                    format!("Invalid value: '{kind}' for '{param}'. Items of this type are not supported.");
                 Err(ApiError::invalid(param, "invalid_value", message))
             }
         }

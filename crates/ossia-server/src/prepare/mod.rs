@@ -5,7 +5,7 @@ pub(crate) mod chat;
 mod chat_messages;
 mod check;
 mod content;
-mod echo;
+pub(crate) mod echo;
 mod effort;
 mod items;
 pub(crate) mod responses;

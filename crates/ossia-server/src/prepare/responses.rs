@@ -53,7 +53,8 @@ pub(crate) fn prepare(mut request: ResponseRequest, state: &AppState) -> Result<
     check::metadata(request.metadata.as_ref())?;
     let previous = previous(&request, state)?;
     let input = input_items(request.input.take(), |id| state.store().item(id))?;
-    let history = previous.map(|stored| stored.history_after()).unwrap_or_else(|| History::new(state.current_date()));
+    let history =
+        previous.map(|stored| stored.history_after()).unwrap_or_else(|| History::new(state.current_date()));
     let turn = turn(&request, &input, &history, state)?;
     let stream = request.stream.unwrap_or(false);
     Ok(ResponsePlan { turn, stream, response: echo::response(request, model), input, history })
@@ -77,7 +78,8 @@ fn turn(
     let effort = request.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_deref());
     let effort = Effort::parse("reasoning.effort", effort)?;
     let tools = tool_plan(request)?;
-    let max_tokens = check::integer("max_output_tokens", request.max_output_tokens, MIN_OUTPUT_TOKENS, i64::MAX)?;
+    let max_tokens =
+        check::integer("max_output_tokens", request.max_output_tokens, MIN_OUTPUT_TOKENS, i64::MAX)?;
     Ok(TurnPlan {
         prompt_param: "input",
         conversation: conversation(request, dialogue(request, input, history)?, effort, &tools, history)?,
@@ -93,7 +95,11 @@ fn turn(
     })
 }
 
-fn dialogue(request: &ResponseRequest, input: &[InputItem], history: &History) -> Result<ItemDialogue, ApiError> {
+fn dialogue(
+    request: &ResponseRequest,
+    input: &[InputItem],
+    history: &History,
+) -> Result<ItemDialogue, ApiError> {
     let mut dialogue = ItemDialogue::default();
     dialogue.instructions.extend(request.instructions.clone());
     for items in history.segments() {
@@ -113,7 +119,8 @@ fn conversation(
     let asked = request.text.as_ref().and_then(|text| text.verbosity.as_deref());
     dialogue.instructions.extend(verbosity("text.verbosity", asked)?.map(str::to_owned));
     let instructions = (!dialogue.instructions.is_empty()).then(|| dialogue.instructions.join("\n\n"));
-    let developer = DeveloperContent { instructions, tools: tools.tools.clone(), ..DeveloperContent::default() };
+    let developer =
+        DeveloperContent { instructions, tools: tools.tools.clone(), ..DeveloperContent::default() };
     let system = SystemContent {
         current_date: Some(history.date().to_owned()),
         reasoning_effort: effort.level,
@@ -201,12 +208,19 @@ fn choice(value: Option<&ToolChoice>) -> Result<Choice, ApiError> {
 fn refuse_unsupported(request: &ResponseRequest) -> Result<(), ApiError> {
     check::off("background", request.background, "Responses cannot run in the background yet.")?;
     check::absent("conversation", request.conversation.as_ref(), "Use 'previous_response_id' instead.")?;
-    check::absent("context_management", request.context_management.as_ref(), "Contexts are not compacted here yet.")?;
+    check::absent(
+        "context_management",
+        request.context_management.as_ref(),
+        "Contexts are not compacted here yet.",
+    )?;
     check::absent("moderation", request.moderation.as_ref(), "There is no moderation here.")?;
     check::absent("prompt", request.prompt.as_ref(), "There are no prompt templates here.")?;
     check::word("truncation", request.truncation.as_deref(), &["auto", "disabled"])?;
     if request.truncation.as_deref() == Some("auto") {
-        return Err(ApiError::unsupported("truncation", "Contexts are not truncated here yet; use 'disabled'."));
+        return Err(ApiError::unsupported(
+            "truncation",
+            "Contexts are not truncated here yet; use 'disabled'.",
+        ));
     }
     let obfuscation = request.stream_options.as_ref().and_then(|options| options.include_obfuscation);
     check::off("stream_options.include_obfuscation", obfuscation, "Streams are not padded.")?;
@@ -220,7 +234,9 @@ fn includes(includes: &[String]) -> Result<(), ApiError> {
         let param = format!("include[{i}]");
         match include.as_str() {
             INCLUDE_LOGPROBS => {}
-            INCLUDE_ENCRYPTED => return Err(ApiError::unsupported(param, "Reasoning is not encrypted here yet.")),
+            INCLUDE_ENCRYPTED => {
+                return Err(ApiError::unsupported(param, "Reasoning is not encrypted here yet."));
+            }
             known if EMPTY_INCLUDES.contains(&known) => {}
             other => {
                 let allowed = [&[INCLUDE_LOGPROBS][..], &EMPTY_INCLUDES].concat();

@@ -29,8 +29,11 @@ pub(crate) struct SamplingFields<'a> {
 /// # Errors
 /// 400 naming the field that is out of range.
 pub(crate) fn sampling(fields: &SamplingFields<'_>, vocab_size: usize) -> Result<SamplingParams, ApiError> {
-    let unit = |param, value, default| Ok::<f32, ApiError>(check::decimal(param, value, 0.0, 1.0)?.unwrap_or(default) as f32);
-    let penalty = |param, value| Ok::<f32, ApiError>(check::decimal(param, value, -2.0, 2.0)?.unwrap_or(0.0) as f32);
+    let unit = |param, value, default| {
+        Ok::<f32, ApiError>(check::decimal(param, value, 0.0, 1.0)?.unwrap_or(default) as f32)
+    };
+    let penalty =
+        |param, value| Ok::<f32, ApiError>(check::decimal(param, value, -2.0, 2.0)?.unwrap_or(0.0) as f32);
     Ok(SamplingParams {
         temperature: check::decimal("temperature", fields.temperature, 0.0, 2.0)?.unwrap_or(1.0) as f32,
         // OpenAI allows 0, which leaves the likeliest token only; the engine wants a share above 0.
@@ -61,7 +64,8 @@ fn logit_bias(value: Option<&HashMap<String, f64>>, vocab_size: usize) -> Result
     let mut biases = Vec::new();
     for (key, &bias) in value.into_iter().flatten() {
         let id = key.parse::<u32>().ok().filter(|&id| (id as usize) < vocab_size).ok_or_else(|| {
-            let message = format!("Invalid 'logit_bias': the key '{key}' is not a token id below {vocab_size}.");
+            let message =
+                format!("Invalid 'logit_bias': the key '{key}' is not a token id below {vocab_size}.");
             ApiError::invalid("logit_bias", "invalid_value", message)
         })?;
         check::decimal(&format!("logit_bias.{key}"), Some(bias), -100.0, 100.0)?;

@@ -59,13 +59,17 @@ pub(crate) fn mode(param: &str, word: &str) -> Result<Choice, ApiError> {
 ///
 /// # Errors
 /// 400 naming the declaration at fault, or `tool_choice` if it asks for what is not there.
-pub(crate) fn plan<'a>(declared: impl Iterator<Item = Declared<'a>>, choice: &Choice) -> Result<ToolPlan, ApiError> {
+pub(crate) fn plan<'a>(
+    declared: impl Iterator<Item = Declared<'a>>,
+    choice: &Choice,
+) -> Result<ToolPlan, ApiError> {
     let mut tools = Vec::new();
     let mut seen = HashSet::new();
     for tool in declared {
         check_name(&tool)?;
         if !seen.insert(tool.name) {
-            let message = format!("Invalid '{}.name': the function '{}' is declared twice.", tool.param, tool.name);
+            let message =
+                format!("Invalid '{}.name': the function '{}' is declared twice.", tool.param, tool.name);
             return Err(ApiError::invalid(format!("{}.name", tool.param), "invalid_value", message));
         }
         tools.push(function(&tool)?);
@@ -83,7 +87,8 @@ fn apply(choice: &Choice, tools: Vec<FunctionTool>, all: Vec<String>) -> Result<
         Choice::Allowed { required, names } => (declared_only(names, &all)?, *required),
     };
     if required && callable.is_empty() {
-        let message = "Invalid 'tool_choice': a call is required, but no function tool is declared in 'tools'.";
+        let message =
+            "Invalid 'tool_choice': a call is required, but no function tool is declared in 'tools'.";
         return Err(ApiError::invalid("tool_choice", "invalid_value", message));
     }
     Ok(ToolPlan { tools, callable, required })
@@ -122,7 +127,11 @@ fn function(tool: &Declared<'_>) -> Result<FunctionTool, ApiError> {
             return Err(ApiError::invalid(param, "invalid_type", message));
         }
     };
-    Ok(FunctionTool { name: tool.name.to_owned(), description: tool.description.map(str::to_owned), parameters })
+    Ok(FunctionTool {
+        name: tool.name.to_owned(),
+        description: tool.description.map(str::to_owned),
+        parameters,
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ mod choices;
 mod constraint;
 mod run;
 mod stop;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use builder::TurnBuilder;
 pub(crate) use choices::Choices;

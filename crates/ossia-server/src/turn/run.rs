@@ -42,8 +42,10 @@ impl TurnStarter {
         if prompt.len() >= max {
             return Err(ApiError::ContextLength { param: plan.prompt_param, len: prompt.len(), max });
         }
-        let grammar = EnvelopeGrammar::new(&tokenizer, &envelope(&plan, state.vocab_size()))
-            .map_err(|error| ApiError::invalid("tools", "invalid_value", format!("Invalid 'tools': {error}.")))?;
+        let grammar =
+            EnvelopeGrammar::new(&tokenizer, &envelope(&plan, state.vocab_size())).map_err(|error| {
+                ApiError::invalid("tools", "invalid_value", format!("Invalid 'tools': {error}."))
+            })?;
         Ok(Self { engine, tokenizer, plan, prompt, grammar })
     }
 
@@ -65,8 +67,10 @@ impl TurnStarter {
             cache_salt: plan.cache_salt.clone(),
             constraint: Some(Box::new(EnvelopeConstraint(self.grammar.clone()))),
         };
-        let generation = self.engine.submit(request).map_err(|error| submit_error(plan.prompt_param, error))?;
-        let builder = TurnBuilder::new(self.tokenizer.clone(), plan.stop.clone(), plan.stop_token_ids.clone());
+        let generation =
+            self.engine.submit(request).map_err(|error| submit_error(plan.prompt_param, error))?;
+        let builder =
+            TurnBuilder::new(self.tokenizer.clone(), plan.stop.clone(), plan.stop_token_ids.clone());
         Ok(Turn { generation: Some(generation), builder, ready: VecDeque::new() })
     }
 }
@@ -115,6 +119,8 @@ fn submit_error(prompt_param: &'static str, error: SubmitError) -> ApiError {
             ApiError::invalid(param, "invalid_value", format!("Invalid '{param}': {error}."))
         }
         SubmitError::EmptyPrompt => ApiError::invalid(prompt_param, "invalid_value", error.to_string()),
-        SubmitError::QueueFull { .. } | SubmitError::Closed => ApiError::Unavailable { reason: error.to_string() },
+        SubmitError::QueueFull { .. } | SubmitError::Closed => {
+            ApiError::Unavailable { reason: error.to_string() }
+        }
     }
 }

@@ -26,7 +26,10 @@ pub(crate) struct Passed {
 impl StopGate {
     /// A gate for these stop strings, none of them empty.
     pub(crate) fn new(stops: Vec<String>) -> Self {
-        debug_assert!(stops.iter().all(|stop| !stop.is_empty()), "an empty stop string stops before the text");
+        debug_assert!(
+            stops.iter().all(|stop| !stop.is_empty()),
+            "an empty stop string stops before the text"
+        );
         Self { stops, ..Self::default() }
     }
 
@@ -108,7 +111,11 @@ mod tests {
         ];
         for (stops, pieces, expected, stopped) in cases {
             let (out, found) = run(stops, pieces);
-            assert_eq!((out.as_slice(), found), (expected.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>().as_slice(), stopped), "{stops:?} {pieces:?}");
+            assert_eq!(
+                (out.as_slice(), found),
+                (expected.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>().as_slice(), stopped),
+                "{stops:?} {pieces:?}"
+            );
         }
     }
 

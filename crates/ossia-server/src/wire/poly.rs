@@ -4,9 +4,9 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::Serialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde::Serialize;
 
 /// A string, or a list of `T`.
 #[derive(Debug, Clone, PartialEq, Serialize)]

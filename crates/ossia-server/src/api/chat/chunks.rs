@@ -49,6 +49,19 @@ impl ChunkBuilder {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        Self {
+            id: "chatcmpl-0".to_owned(),
+            created: 0,
+            model: "m".to_owned(),
+            include_usage: false,
+            include_reasoning: true,
+            choices: vec![ChoiceState::default()],
+            usage: Usage::default(),
+        }
+    }
+
     /// Whether the stream ends with a chunk of usage.
     pub(crate) fn include_usage(&self) -> bool {
         self.include_usage
@@ -61,8 +74,12 @@ impl ChunkBuilder {
     pub(crate) fn push(&mut self, index: usize, event: TurnEvent) -> Result<Option<ChatChunk>, ApiError> {
         let choice = match event {
             TurnEvent::Started => Some(change(index, role_delta(), Vec::new())),
-            TurnEvent::PartStart(kind) => self.choices[index].start_part(kind).map(|delta| change(index, delta, Vec::new())),
-            TurnEvent::Delta { text, logprobs } => self.text(index, text).map(|delta| change(index, delta, logprobs)),
+            TurnEvent::PartStart(kind) => {
+                self.choices[index].start_part(kind).map(|delta| change(index, delta, Vec::new()))
+            }
+            TurnEvent::Delta { text, logprobs } => {
+                self.text(index, text).map(|delta| change(index, delta, logprobs))
+            }
             TurnEvent::PartEnd { .. } => None,
             TurnEvent::Finished(end) => Some(self.finished(index, end)?),
         };
@@ -119,7 +136,9 @@ impl ChoiceState {
         };
         self.num_calls += usize::from(matches!(kind, PartKind::Call { .. }));
         let delta = match &kind {
-            PartKind::Call { name } => Some(call_delta(self.num_calls - 1, Some(name.clone()), String::new())),
+            PartKind::Call { name } => {
+                Some(call_delta(self.num_calls - 1, Some(name.clone()), String::new()))
+            }
             _ => None,
         };
         self.part = Some(kind);
@@ -154,7 +173,8 @@ fn call_delta(index: usize, name: Option<String>, arguments: String) -> Delta {
 }
 
 fn change(index: usize, delta: Delta, logprobs: Vec<TokenLogprob>) -> ChunkChoice {
-    let logprobs = (!logprobs.is_empty()).then_some(ChoiceLogprobs { content: Some(logprobs), refusal: None });
+    let logprobs =
+        (!logprobs.is_empty()).then_some(ChoiceLogprobs { content: Some(logprobs), refusal: None });
     ChunkChoice { index, delta, logprobs, finish_reason: None }
 }
 

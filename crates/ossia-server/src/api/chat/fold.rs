@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::wire::chat::{
-    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, FinishReason, FunctionCall, ToolCall,
-    ToolCallDelta,
+    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, FinishReason, FunctionCall,
+    ToolCall, ToolCallDelta,
 };
 use crate::wire::logprobs::TokenLogprob;
 
@@ -94,11 +94,15 @@ impl ChoiceFold {
             reasoning_content: self.reasoning.clone(),
             reasoning: self.reasoning,
         };
-        let logprobs = self.logprobs.map(|content| crate::wire::logprobs::ChoiceLogprobs {
-            content: Some(content),
-            refusal: None,
-        });
+        let logprobs = self
+            .logprobs
+            .map(|content| crate::wire::logprobs::ChoiceLogprobs { content: Some(content), refusal: None });
         // Every stream of a turn ends with a reason.
-        ChatChoice { index, message, logprobs, finish_reason: self.finish_reason.unwrap_or(FinishReason::Stop) }
+        ChatChoice {
+            index,
+            message,
+            logprobs,
+            finish_reason: self.finish_reason.unwrap_or(FinishReason::Stop),
+        }
     }
 }

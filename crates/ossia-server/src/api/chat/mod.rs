@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 
-use chunks::ChunkBuilder;
-use fold::CompletionFold;
+pub(crate) use chunks::ChunkBuilder;
+pub(crate) use fold::CompletionFold;
 
 use crate::error::ApiError;
 use crate::extract::ApiJson;

@@ -68,7 +68,10 @@ impl EventBuilder {
     fn number(&mut self, events: Vec<ResponseEvent>) -> Vec<SequencedEvent> {
         let first = self.next_sequence_number;
         self.next_sequence_number += events.len() as u64;
-        (first..).zip(events).map(|(sequence_number, event)| SequencedEvent { event, sequence_number }).collect()
+        (first..)
+            .zip(events)
+            .map(|(sequence_number, event)| SequencedEvent { event, sequence_number })
+            .collect()
     }
 
     fn output_index(&self) -> usize {
@@ -78,11 +81,18 @@ impl EventBuilder {
     fn start_item(&mut self, kind: PartKind) -> Vec<ResponseEvent> {
         let item = OpenItem::new(kind);
         let output_index = self.output_index();
-        let mut events =
-            vec![ResponseEvent::OutputItemAdded { output_index, item: item.wire(ItemStatus::InProgress, false) }];
+        let mut events = vec![ResponseEvent::OutputItemAdded {
+            output_index,
+            item: item.wire(ItemStatus::InProgress, false),
+        }];
         if let Some(part) = item.part() {
             let item_id = item.id.clone();
-            events.push(ResponseEvent::ContentPartAdded { item_id, output_index, content_index: CONTENT_INDEX, part });
+            events.push(ResponseEvent::ContentPartAdded {
+                item_id,
+                output_index,
+                content_index: CONTENT_INDEX,
+                part,
+            });
         }
         self.item = Some(item);
         events
@@ -95,11 +105,15 @@ impl EventBuilder {
         item.logprobs.extend_from_slice(&logprobs);
         let (item_id, content_index) = (item.id.clone(), CONTENT_INDEX);
         vec![match item.kind {
-            ItemKind::Reasoning => ResponseEvent::ReasoningTextDelta { item_id, output_index, content_index, delta },
+            ItemKind::Reasoning => {
+                ResponseEvent::ReasoningTextDelta { item_id, output_index, content_index, delta }
+            }
             ItemKind::Message(_) => {
                 ResponseEvent::OutputTextDelta { item_id, output_index, content_index, delta, logprobs }
             }
-            ItemKind::Call { .. } => ResponseEvent::FunctionCallArgumentsDelta { item_id, output_index, delta },
+            ItemKind::Call { .. } => {
+                ResponseEvent::FunctionCallArgumentsDelta { item_id, output_index, delta }
+            }
         }]
     }
 
@@ -109,7 +123,12 @@ impl EventBuilder {
         let mut events = vec![item.text_done(output_index)];
         if let Some(part) = item.part() {
             let item_id = item.id.clone();
-            events.push(ResponseEvent::ContentPartDone { item_id, output_index, content_index: CONTENT_INDEX, part });
+            events.push(ResponseEvent::ContentPartDone {
+                item_id,
+                output_index,
+                content_index: CONTENT_INDEX,
+                part,
+            });
         }
         let status = if complete { ItemStatus::Completed } else { ItemStatus::Incomplete };
         let item = item.wire(status, true);
@@ -187,7 +206,9 @@ impl OpenItem {
     fn text_done(&self, output_index: usize) -> ResponseEvent {
         let (item_id, text, content_index) = (self.id.clone(), self.text.clone(), CONTENT_INDEX);
         match &self.kind {
-            ItemKind::Reasoning => ResponseEvent::ReasoningTextDone { item_id, output_index, content_index, text },
+            ItemKind::Reasoning => {
+                ResponseEvent::ReasoningTextDone { item_id, output_index, content_index, text }
+            }
             ItemKind::Message(_) => {
                 let logprobs = self.logprobs.clone();
                 ResponseEvent::OutputTextDone { item_id, output_index, content_index, text, logprobs }

@@ -9,9 +9,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response as HttpResponse};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 
-use events::EventBuilder;
+pub(crate) use events::EventBuilder;
 
 use crate::error::ApiError;
 use crate::extract::ApiJson;
@@ -74,7 +74,8 @@ fn sse_events(
     keeper: Keeper,
 ) -> impl Stream<Item = Result<Event, Infallible>> + Send {
     async_stream::stream! {
-        for await event in events {
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.next().await {
             keeper.see(&event);
             yield Ok(sse::named(event.event.name(), &event));
         }
@@ -83,10 +84,13 @@ fn sse_events(
 }
 
 /// The response that the stream's last event holds.
-async fn complete(events: impl Stream<Item = SequencedEvent> + Send, keeper: Keeper) -> Result<Response, ApiError> {
+async fn complete(
+    events: impl Stream<Item = SequencedEvent> + Send,
+    keeper: Keeper,
+) -> Result<Response, ApiError> {
     let mut events = std::pin::pin!(events);
     let mut finished = None;
-    while let Some(event) = futures::StreamExt::next(&mut events).await {
+    while let Some(event) = events.next().await {
         keeper.see(&event);
         finished = event.event.terminal().cloned().or(finished);
     }

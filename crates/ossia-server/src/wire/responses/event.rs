@@ -86,7 +86,9 @@ impl ResponseEvent {
     /// The finished response, if this event ends the stream.
     pub fn terminal(&self) -> Option<&Response> {
         match self {
-            Self::Completed { response } | Self::Incomplete { response } | Self::Failed { response } => Some(response),
+            Self::Completed { response } | Self::Incomplete { response } | Self::Failed { response } => {
+                Some(response)
+            }
             _ => None,
         }
     }

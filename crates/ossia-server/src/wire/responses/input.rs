@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{OutputContent, OutputItem};
+use crate::ids::new_id;
 use crate::wire::content::{Content, ContentPart};
 
 /// One input item; which fields count depends on `type` (absent: `message`), which `prepare` checks.
@@ -36,6 +37,28 @@ pub struct InputItem {
     pub summary: Option<Vec<ContentPart>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encrypted_content: Option<String>,
+}
+
+impl InputItem {
+    /// The item as the API lists it: with type, id and status, and a message's text as a part.
+    pub fn settled(mut self) -> Self {
+        let kind = self.kind.get_or_insert_with(|| "message".to_owned());
+        let prefix = match kind.as_str() {
+            "message" => "msg_",
+            "reasoning" => "rs_",
+            "function_call" => "fc_",
+            "function_call_output" => "fco_",
+            _ => "item_",
+        };
+        self.id.get_or_insert_with(|| new_id(prefix));
+        self.status.get_or_insert_with(|| "completed".to_owned());
+        let part_kind = if self.role.as_deref() == Some("assistant") { "output_text" } else { "input_text" };
+        if let Some(Content::Text(text)) = self.content {
+            let part = ContentPart { kind: part_kind.to_owned(), text: Some(text), refusal: None };
+            self.content = Some(Content::List(vec![part]));
+        }
+        self
+    }
 }
 
 impl From<&OutputItem> for InputItem {

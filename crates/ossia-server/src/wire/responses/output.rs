@@ -9,26 +9,9 @@ use crate::wire::logprobs::TokenLogprob;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OutputItem {
-    Message {
-        id: String,
-        role: &'static str,
-        content: Vec<OutputContent>,
-        phase: Phase,
-        status: ItemStatus,
-    },
-    Reasoning {
-        id: String,
-        summary: Vec<Value>,
-        content: Vec<OutputContent>,
-        status: ItemStatus,
-    },
-    FunctionCall {
-        id: String,
-        call_id: String,
-        name: String,
-        arguments: String,
-        status: ItemStatus,
-    },
+    Message { id: String, role: &'static str, content: Vec<OutputContent>, phase: Phase, status: ItemStatus },
+    Reasoning { id: String, summary: Vec<Value>, content: Vec<OutputContent>, status: ItemStatus },
+    FunctionCall { id: String, call_id: String, name: String, arguments: String, status: ItemStatus },
 }
 
 impl OutputItem {

@@ -1,0 +1,101 @@
+//! What may be said to a prompt: token sequences in order of preference.
+
+use std::time::Duration;
+
+use ossia_harmony::Tokenizer;
+
+use crate::context::Prompt;
+use crate::declarations::declarations;
+use crate::rules::{Rules, Script};
+
+/// Longest quotation in an answer, in characters.
+const MAX_QUOTE: usize = 2_000;
+
+/// Everything that may be said to one prompt.
+#[derive(Debug)]
+pub(crate) struct Plays {
+    /// The prompt itself, to recognise it by.
+    pub(crate) prompt: Vec<u32>,
+    /// Token sequences that follow the prompt, the preferred one first.
+    pub(crate) scripts: Vec<Vec<u32>>,
+    /// Pause per token.
+    pub(crate) delay: Duration,
+}
+
+impl Plays {
+    /// The plays for what a prompt says. The later ones are for requests that forbid the first: a rule's text comes
+    /// first, then what the situation asks for, each with and without a chain of thought.
+    pub(crate) fn new(
+        tokenizer: &Tokenizer,
+        rules: &Rules,
+        delay: Duration,
+        prompt: &[u32],
+        said: &Prompt,
+    ) -> Self {
+        let rule = rules.find(&said.last_user);
+        let ruled = rule.map(|rule| match &rule.script {
+            Script::Tokens(ids) => ids.clone(),
+            Script::Text(text) => tokenizer.encode_with_special_tokens(&whole(text)),
+        });
+        let texts = situation(said).into_iter().map(|text| tokenizer.encode_with_special_tokens(&text));
+        Self {
+            prompt: prompt.to_vec(),
+            scripts: ruled.into_iter().chain(texts).collect(),
+            delay: rule.and_then(|rule| rule.delay).unwrap_or(delay),
+        }
+    }
+
+    /// The tokens that may follow `generated`, in order of preference. Empty where no play began like that.
+    pub(crate) fn next_tokens(&self, generated: &[u32]) -> impl Iterator<Item = u32> {
+        let fitting = self.scripts.iter().filter(|script| script.starts_with(generated));
+        fitting.filter_map(|script| script.get(generated.len()).copied())
+    }
+}
+
+/// Text without special tokens is a final message.
+fn whole(text: &str) -> String {
+    if text.contains("<|") { text.to_owned() } else { answer(text) }
+}
+
+fn situation(said: &Prompt) -> Vec<String> {
+    let calls: Vec<String> = declarations(&said.developer)
+        .into_iter()
+        .flat_map(|declaration| call(&declaration.name, &declaration.arguments.to_string()))
+        .collect();
+    let text = match said.tool_results.as_slice() {
+        [] => format!("This is a scripted answer to: {}", quote(&said.last_user)),
+        results => format!("The tool says: {}", quote(&results.join("\n"))),
+    };
+    let thought = "A scripted model does not think.";
+    let answers = [thoughtful(thought, &answer(&text)), answer(&text)];
+    if said.tool_results.is_empty() && !calls.is_empty() {
+        return calls.into_iter().chain(answers).collect();
+    }
+    answers.into_iter().chain(calls).collect()
+}
+
+fn answer(text: &str) -> String {
+    format!("<|channel|>final<|message|>{}<|return|>", plain(text))
+}
+
+/// A call, with and without a chain of thought before it.
+fn call(name: &str, arguments: &str) -> [String; 2] {
+    let call = format!(
+        "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{}<|call|>",
+        plain(arguments)
+    );
+    [thoughtful(&format!("I have to call {name}."), &call), call]
+}
+
+fn thoughtful(thought: &str, rest: &str) -> String {
+    format!("<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant{rest}")
+}
+
+/// Quoted text must not become special tokens.
+fn plain(text: &str) -> String {
+    text.replace("<|", "< |")
+}
+
+fn quote(text: &str) -> String {
+    text.chars().take(MAX_QUOTE).collect()
+}

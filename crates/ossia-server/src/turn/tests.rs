@@ -1,0 +1,198 @@
+//! Whatever tokens a model emits, both APIs give a valid stream whose fold is the whole answer.
+
+use ossia_engine::{FinishReason, GeneratedToken, GenerationEvent, TokenLogprobs};
+use ossia_harmony::{SpecialToken, Tokenizer};
+use proptest::prelude::*;
+
+use super::{EndReason, PartKind, TurnBuilder, TurnEnd, TurnEvent};
+use crate::test_support::o200k;
+
+/// A piece of what a confused model may say.
+#[derive(Debug, Clone)]
+enum Piece {
+    Special(SpecialToken),
+    Word(&'static str),
+    /// Any token at all, half characters and reserved specials included.
+    Any(u32),
+}
+
+const WORDS: [&str; 14] = [
+    "analysis",
+    "final",
+    "commentary",
+    "finalx",
+    "assistant",
+    " to=functions.f",
+    " to=browser.search",
+    " json",
+    "user",
+    "{\"a\": 1}",
+    "héllo 🦀 wörld",
+    "STOP",
+    "ST",
+    "OP it",
+];
+
+fn piece() -> impl Strategy<Value = Piece> {
+    prop_oneof![
+        4 => prop::sample::select(&SpecialToken::ALL[..]).prop_map(Piece::Special),
+        4 => prop::sample::select(&WORDS[..]).prop_map(Piece::Word),
+        1 => (0u32..201_088).prop_map(Piece::Any),
+    ]
+}
+
+fn tokens(tokenizer: &Tokenizer, pieces: &[Piece]) -> Vec<u32> {
+    pieces
+        .iter()
+        .flat_map(|piece| match piece {
+            Piece::Special(special) => vec![tokenizer.special(*special)],
+            Piece::Word(word) => tokenizer.encode_ordinary(word),
+            Piece::Any(id) => vec![*id],
+        })
+        .collect()
+}
+
+fn end() -> impl Strategy<Value = FinishReason> {
+    prop_oneof![
+        Just(FinishReason::Stop),
+        Just(FinishReason::Length),
+        Just(FinishReason::Failed("out of luck".to_owned())),
+    ]
+}
+
+/// The events of a turn that generates `tokens`.
+pub(crate) fn run(tokens: &[u32], stops: &[&str], finish: &FinishReason) -> Vec<TurnEvent> {
+    let stops = stops.iter().map(|stop| (*stop).to_owned()).collect();
+    let mut builder = TurnBuilder::new(o200k(), stops, Vec::new());
+    let mut events = Vec::new();
+    builder.push(GenerationEvent::Started { num_prompt_tokens: 10, num_cached_tokens: 4 }, &mut events);
+    for &id in tokens {
+        let logprobs = Some(TokenLogprobs { logprob: -0.5, top: Vec::new() });
+        builder.push(GenerationEvent::Token(GeneratedToken { id, logprobs }), &mut events);
+    }
+    builder.push(GenerationEvent::Finished(finish.clone()), &mut events);
+    events
+}
+
+/// Started, well nested parts, finished; and nothing empty in between.
+fn check_nesting(events: &[TurnEvent]) {
+    let (first, rest) = events.split_first().expect("a turn has events");
+    let (last, parts) = rest.split_last().expect("a turn finishes");
+    assert_eq!(*first, TurnEvent::Started);
+    assert!(matches!(last, TurnEvent::Finished(_)));
+    let mut open = None;
+    for event in parts {
+        match event {
+            TurnEvent::PartStart(kind) => assert!(open.replace(kind.clone()).is_none(), "nested parts"),
+            TurnEvent::Delta { text, logprobs } => {
+                assert!(open.is_some() && !(text.is_empty() && logprobs.is_empty()));
+            }
+            TurnEvent::PartEnd { .. } => assert!(open.take().is_some(), "a part ends that has not begun"),
+            TurnEvent::Started | TurnEvent::Finished(_) => panic!("{event:?} in the middle"),
+        }
+    }
+    assert!(open.is_none(), "a part is left open");
+}
+
+fn text_of(events: &[TurnEvent], wanted: &PartKind) -> String {
+    let mut text = String::new();
+    let mut inside = false;
+    for event in events {
+        match event {
+            TurnEvent::PartStart(kind) => inside = kind == wanted,
+            TurnEvent::Delta { text: delta, .. } if inside => text.push_str(delta),
+            _ => {}
+        }
+    }
+    text
+}
+
+/// Each answer's text.
+fn answers(events: &[TurnEvent]) -> Vec<String> {
+    let parts = events.split(|event| matches!(event, TurnEvent::PartEnd { .. }));
+    parts.map(|part| text_of(part, &PartKind::Answer)).collect()
+}
+
+fn end_of(events: &[TurnEvent]) -> &TurnEnd {
+    match events.last() {
+        Some(TurnEvent::Finished(end)) => end,
+        other => panic!("{other:?} at the end"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn any_tokens_give_a_valid_turn(
+        pieces in prop::collection::vec(piece(), 0..40),
+        finish in end(),
+        has_stop: bool,
+    ) {
+        let tokenizer = o200k();
+        let ids = tokens(&tokenizer, &pieces);
+        let stops: &[&str] = if has_stop { &["STOP"] } else { &[] };
+        let events = run(&ids, stops, &finish);
+        check_nesting(&events);
+        let end = end_of(&events);
+        prop_assert!(end.usage.completion_tokens <= ids.len());
+        prop_assert!(end.usage.reasoning_tokens <= end.usage.completion_tokens);
+        if has_stop {
+            prop_assert!(answers(&events).iter().all(|answer| !answer.contains("STOP")));
+        } else {
+            prop_assert_eq!(end.usage.completion_tokens, ids.len());
+        }
+        crate::api::fold_check(&events);
+    }
+}
+
+/// Tokens of harmony text.
+fn harmony(text: &str) -> Vec<u32> {
+    o200k().encode_with_special_tokens(text)
+}
+
+#[test]
+fn messages_become_parts_by_channel_and_recipient() {
+    let call = |name: &str| PartKind::Call { name: name.to_owned() };
+    let cases = [
+        ("<|channel|>final<|message|>Hi<|return|>", PartKind::Answer, "Hi", EndReason::Stop),
+        ("<|channel|>commentary<|message|>Hi<|return|>", PartKind::Preamble, "Hi", EndReason::Stop),
+        ("<|channel|>analysis<|message|>Hi<|return|>", PartKind::Reasoning, "Hi", EndReason::Stop),
+        (
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+            call("f"),
+            "{}",
+            EndReason::ToolCalls,
+        ),
+        ("<|channel|>analysis to=functions.f<|message|>{}<|call|>", call("f"), "{}", EndReason::ToolCalls),
+        (" to=functions.f<|channel|>final<|message|>{}<|call|>", call("f"), "{}", EndReason::ToolCalls),
+    ];
+    for (text, kind, expected, reason) in cases {
+        let events = run(&harmony(text), &[], &FinishReason::Stop);
+        assert_eq!(text_of(&events, &kind), expected, "{text}");
+        assert_eq!(end_of(&events).reason, reason, "{text}");
+        assert!(events.contains(&TurnEvent::PartEnd { complete: true }), "{text}");
+    }
+}
+
+#[test]
+fn a_cut_part_is_incomplete_and_counts_its_tokens() {
+    let ids = harmony("<|channel|>analysis<|message|>one two three");
+    let events = run(&ids, &[], &FinishReason::Length);
+    assert!(events.contains(&TurnEvent::PartEnd { complete: false }));
+    let end = end_of(&events);
+    assert_eq!((end.usage.completion_tokens, end.usage.reasoning_tokens), (ids.len(), 3));
+    assert_eq!(end.reason, EndReason::Length);
+}
+
+#[test]
+fn a_stop_string_ends_the_turn_at_once() {
+    let ids = harmony(
+        "<|channel|>analysis<|message|>STOP?<|end|><|start|>assistant<|channel|>final<|message|>a STOP b",
+    );
+    let events = run(&ids, &["STOP"], &FinishReason::Stop);
+    assert_eq!(text_of(&events, &PartKind::Reasoning), "STOP?");
+    assert_eq!(text_of(&events, &PartKind::Answer), "a ");
+    assert_eq!(end_of(&events).reason, EndReason::Stop);
+    assert!(end_of(&events).usage.completion_tokens < ids.len());
+}

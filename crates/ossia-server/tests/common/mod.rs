@@ -1,0 +1,114 @@
+//! An in-process server over the scripted runner.
+#![allow(dead_code, clippy::unwrap_used)]
+
+pub(crate) mod tokenizer;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread};
+use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
+use ossia_server::{AppState, ServerConfig, router};
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// A server and its engine, which ends with it.
+pub(crate) struct TestServer {
+    pub(crate) app: Router,
+    pub(crate) engine: EngineHandle,
+    _thread: EngineThread,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+/// A server-sent event: its name, empty if it has none, and its data.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SseEvent {
+    pub(crate) name: String,
+    pub(crate) data: Value,
+}
+
+impl TestServer {
+    pub(crate) fn new(rules: &str) -> Self {
+        Self::with(
+            rules,
+            ScriptedOptions { num_blocks: 4096, ..ScriptedOptions::default() },
+            ServerConfig::default(),
+        )
+    }
+
+    pub(crate) fn with(rules: &str, options: ScriptedOptions, config: ServerConfig) -> Self {
+        let tokenizer = tokenizer::o200k();
+        let runner =
+            ScriptedRunner::new(tokenizer.clone(), Rules::from_json(rules).unwrap(), options).unwrap();
+        let (engine, thread) = Engine::start(Box::new(runner), EngineConfig::default()).unwrap();
+        let app = router(AppState::new(engine.clone(), tokenizer, config));
+        Self { app, engine, _thread: thread }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.app.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body =
+            serde_json::from_slice(&bytes).unwrap_or(Value::String(String::from_utf8_lossy(&bytes).into()));
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(json_request(path, body)).await
+    }
+
+    /// The body of an answer that has to be a success.
+    pub(crate) async fn ok(&self, path: &str, body: &Value) -> Value {
+        let answer = self.post(path, body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path} {body}: {}", answer.body);
+        answer.body
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Request::builder().uri(path).body(Body::empty()).unwrap()).await
+    }
+
+    /// All events of a stream without the closing `[DONE]`, which has to be there.
+    pub(crate) async fn stream(&self, path: &str, body: &Value) -> Vec<SseEvent> {
+        let mut body = body.clone();
+        body["stream"] = true.into();
+        let answer = self.post(path, &body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path} {body}: {}", answer.body);
+        assert_eq!(answer.headers["content-type"], "text/event-stream");
+        let text = answer.body.as_str().expect("a stream is not JSON").to_owned();
+        let mut events: Vec<&str> = text.split_terminator("\n\n").collect();
+        assert_eq!(events.pop(), Some("data: [DONE]"));
+        events.into_iter().map(parse_event).collect()
+    }
+}
+
+/// A `POST` of JSON.
+pub(crate) fn json_request(path: &str, body: &Value) -> Request<Body> {
+    Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header("content-type", "application/json")
+        .body(Body::from(body.to_string()))
+        .unwrap()
+}
+
+fn parse_event(text: &str) -> SseEvent {
+    let mut event = SseEvent { name: String::new(), data: Value::Null };
+    for line in text.lines() {
+        match line.split_once(": ") {
+            Some(("event", name)) => event.name = name.to_owned(),
+            Some(("data", data)) => event.data = serde_json::from_str(data).unwrap(),
+            _ => panic!("unexpected line {line:?}"),
+        }
+    }
+    event
+}
