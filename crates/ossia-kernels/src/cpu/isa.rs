@@ -1,5 +1,7 @@
 //! Which instruction set the matrix products use.
 
+use std::sync::OnceLock;
+
 use crate::{KernelError, Result};
 
 /// Instruction sets with a path of their own, best last.
@@ -7,12 +9,19 @@ use crate::{KernelError, Result};
 pub enum Isa {
     /// Plain Rust, any processor.
     Portable,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// [`Isa::Avx512`] and AMX tiles with bf16 products, permitted by the operating system.
+    Amx,
 }
 
 impl Isa {
-    /// The best set that this processor and operating system offer.
+    /// The best set that this processor and operating system offer. Looked up once per process.
     pub fn detect() -> Self {
-        Self::Portable
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(detect)
     }
 
     /// Whether this processor can run the set.
@@ -24,13 +33,48 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+            Self::Amx => "AMX",
         }
     }
 
+    /// Itself, or an error where it cannot run.
     pub(crate) fn checked(self) -> Result<Self> {
         if self.is_available() {
             return Ok(self);
         }
         Err(KernelError::IsaUnavailable { isa: self.name() })
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Isa {
+    Isa::Portable
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Isa {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (avx2, avx512) {
+        (true, true) if super::amx::is_usable() => Isa::Amx,
+        (true, true) => Isa::Avx512,
+        (true, false) => Isa::Avx2,
+        _ => Isa::Portable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_detected_set_and_those_below_are_available() {
+        assert!(Isa::detect().is_available());
+        assert!(Isa::Portable.checked().is_ok());
     }
 }

@@ -1,49 +1,37 @@
 //! What the CPU ops share: which instructions to use and how to spread work over threads.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 mod isa;
 mod pool;
+mod shared;
 
 pub use isa::Isa;
-pub(crate) use pool::for_each_task;
+pub(crate) use pool::{for_each_task, threads_for};
 pub use pool::{num_threads, set_num_threads};
+pub(crate) use shared::SharedSlice;
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};
 
 use crate::{KernelError, Result};
 
 /// Fails unless `x` is `[n, width]` f32.
-pub(crate) fn check_activation(
-    op: &'static str,
-    what: &'static str,
-    x: &Tensor,
-    width: usize,
-) -> Result<()> {
+pub(crate) fn check_activation(op: &'static str, what: &'static str, x: &Tensor, width: usize) -> Result<()> {
     if x.dtype() != DType::F32 {
-        return Err(KernelError::ActivationDType {
-            op,
-            found: x.dtype(),
-        });
+        return Err(KernelError::ActivationDType { op, found: x.dtype() });
     }
     match x.dims() {
         [_, w] if *w == width => Ok(()),
-        found => Err(KernelError::Shape {
-            op,
-            what,
-            expected: format!("[n, {width}]"),
-            found: found.to_vec(),
-        }),
+        found => {
+            Err(KernelError::Shape { op, what, expected: format!("[n, {width}]"), found: found.to_vec() })
+        }
     }
 }
 
 /// The elements of a contiguous f32 tensor.
-pub(crate) fn contiguous_f32<'a>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-) -> candle_core::Result<&'a [f32]> {
+pub(crate) fn contiguous_f32<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => Err(candle_core::Error::RequiresContiguous {
-            op: "ossia-kernels",
-        }),
+        None => Err(candle_core::Error::RequiresContiguous { op: "ossia-kernels" }),
     }
 }

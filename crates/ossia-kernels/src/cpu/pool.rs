@@ -18,9 +18,14 @@ pub fn set_num_threads(num_threads: usize) {
     let num_threads = num_threads.max(1);
     NUM_THREADS.store(num_threads, Ordering::Relaxed);
     // An error only says that the pool exists; then its size stays and the count above still holds.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .num_threads(num_threads)
-        .build_global();
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build_global();
+}
+
+/// Threads worth waking for `cost` weights read, or multiplied with eight tokens: waking a thread takes
+/// some ten microseconds, in which one core reads 100,000 weights or so.
+pub(crate) fn threads_for(cost: usize) -> usize {
+    const SEQUENTIAL_BELOW: usize = 500_000;
+    if cost < SEQUENTIAL_BELOW { 1 } else { num_threads() }
 }
 
 /// Runs `task(0) .. task(num_tasks - 1)`, each once, in no particular order, on up to `threads` threads.

@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use crate::cpu::{for_each_task, num_threads};
-use crate::matmul::{PackedActivations, multiply};
+use crate::cpu::{SharedSlice, check_activation, contiguous_f32, for_each_task, threads_for};
+use crate::matmul::{Matmul, ROWS_PER_TASK, multiply};
 use crate::weight::Matrix;
-use crate::{ComputeType, KernelError, Result};
+use crate::{ComputeType, Isa, KernelError, Result};
 
 /// `y = x @ weight^T + bias` over f32 activations.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Arc<Matrix>,
     bias: Option<Vec<f32>>,
-    compute: ComputeType,
+    matmul: Matmul,
 }
 
 impl Linear {
-    /// A layer of `weight` `[out_features, in_features]` and `bias` `[out_features]`.
+    /// A layer of `weight` `[out_features, in_features]` and `bias` `[out_features]`, on the best path of
+    /// this processor.
     ///
     /// # Errors
     /// [`KernelError::Shape`] if the bias has another length than the weight has rows.
@@ -31,11 +32,17 @@ impl Linear {
                 found: vec![bias.len()],
             });
         }
-        Ok(Self {
-            weight,
-            bias,
-            compute,
-        })
+        let isa = Isa::detect();
+        Ok(Self { weight, bias, matmul: Matmul { isa, compute } })
+    }
+
+    /// The same layer on another path, for tests and measurements.
+    ///
+    /// # Errors
+    /// [`KernelError::IsaUnavailable`] if this processor lacks it.
+    pub fn on(mut self, isa: Isa) -> Result<Self> {
+        self.matmul.isa = isa.checked()?;
+        Ok(self)
     }
 
     /// The weight matrix.
@@ -48,31 +55,42 @@ impl Linear {
     /// # Errors
     /// [`KernelError::Shape`] or [`KernelError::ActivationDType`] if `x` is anything else.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        crate::cpu::check_activation("linear", "x", x, self.weight.cols())?;
+        check_activation("linear", "x", x, self.weight.cols())?;
         Ok(x.contiguous()?.apply_op1_no_bwd(self)?)
     }
 
-    /// `x` `[n, in_features]` to `[n, out_features]`.
-    fn forward_slice(&self, x: &[f32]) -> Vec<f32> {
-        let (rows, cols) = (self.weight.rows(), self.weight.cols());
-        let num_tokens = x.len() / cols.max(1);
-        let packed = PackedActivations::pack(self.compute, x, cols, 0..num_tokens);
-        let y = std::sync::Mutex::new(vec![0f32; num_tokens * rows]);
-        let chunk = 64;
-        for_each_task(rows.div_ceil(chunk), num_threads(), |task| {
-            let range = task * chunk..((task + 1) * chunk).min(rows);
-            let mut out = vec![0f32; range.len() * num_tokens];
-            multiply(self.weight.view(), range.clone(), &packed, &mut out);
-            let mut y = y.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            for (r, row) in range.enumerate() {
-                let bias = self.bias.as_ref().map_or(0.0, |b| b[row]);
-                for t in 0..num_tokens {
-                    y[t * rows + row] = out[r * num_tokens + t] + bias;
-                }
+    /// `x` `[num_tokens, in_features]` to `[num_tokens, out_features]`.
+    fn forward_slice(&self, x: &[f32], num_tokens: usize) -> Vec<f32> {
+        let weight = self.weight.view();
+        let mut y = vec![0f32; num_tokens * weight.rows];
+        let shared = SharedSlice::new(&mut y);
+        let packed = self.matmul.pack(weight, x, 0..num_tokens);
+        let threads = threads_for(weight.rows * weight.cols * num_tokens.div_ceil(8));
+        for_each_task(weight.rows.div_ceil(ROWS_PER_TASK), threads, |task| {
+            let first = task * ROWS_PER_TASK;
+            let rows = first..(first + ROWS_PER_TASK).min(weight.rows);
+            let mut part = vec![0f32; num_tokens * rows.len()];
+            multiply(weight, rows.clone(), &packed, &mut part);
+            for (t, part) in part.chunks_exact(rows.len()).enumerate() {
+                let at = t * weight.rows;
+                // SAFETY: each task has its own rows, each token its own part of `y`.
+                let y = unsafe { shared.range(at + rows.start..at + rows.end) };
+                self.add_bias(part, rows.start, y);
             }
         });
-        y.into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        y
+    }
+
+    /// `y = part + bias[first_row ..]`.
+    fn add_bias(&self, part: &[f32], first_row: usize, y: &mut [f32]) {
+        match &self.bias {
+            None => y.copy_from_slice(part),
+            Some(bias) => {
+                for ((y, v), b) in y.iter_mut().zip(part).zip(&bias[first_row..]) {
+                    *y = v + b;
+                }
+            }
+        }
     }
 }
 
@@ -82,8 +100,9 @@ impl CustomOp1 for Linear {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let y = self.forward_slice(crate::cpu::contiguous_f32(x, l)?);
-        let shape = Shape::from((l.dims()[0], self.weight.rows()));
+        let num_tokens = l.dims()[0];
+        let y = self.forward_slice(contiguous_f32(x, l)?, num_tokens);
+        let shape = Shape::from((num_tokens, self.weight.rows()));
         Ok((CpuStorage::F32(y), shape))
     }
 }

@@ -1,55 +1,112 @@
-//! Products of activations with weight matrices: `out[r][t] = sum_k weight[r][k] * x[t][k]`.
+//! Products of activations with weight matrices: `out[t][r] = sum_k weight[r][k] * x[t][k]`.
 //!
 //! The law of every path: one fixed order of the sum over `k`, whatever the number of tokens, rows per
 //! call or threads. A token's bits then depend on that token alone.
+//!
+//! | path | weights | products and sums | order of the sum over `k` |
+//! |---|---|---|---|
+//! | [`portable`] | decoded to f32 | f32 multiply, f32 add | 16 partial sums by `k % 16`, halving tree |
+//! | [`f32_avx2`], [`f32_avx512`] | decoded to f32 in registers | f32 FMA | one partial sum per lane, halving tree |
+//! | [`bf16_amx`] | decoded to bf16 tiles | bf16 products, f32 sums | tiles of 32 in ascending order |
+//!
+//! With [`ComputeType::Bf16`] and no AMX, or with f32 weights, the f32 paths take activations that were
+//! rounded to bf16.
 
+#[cfg(target_arch = "x86_64")]
+mod bf16_amx;
+#[cfg(target_arch = "x86_64")]
+mod f32_avx2;
+#[cfg(target_arch = "x86_64")]
+mod f32_avx512;
+mod f32_pack;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 use std::ops::Range;
 
-use half::bf16;
+use crate::weight::{Format, MatrixView};
+use crate::{ComputeType, Isa};
 
-use crate::ComputeType;
-use crate::weight::MatrixView;
+use f32_pack::F32Rows;
 
-/// Activations in the form that a path reads.
-pub(crate) struct PackedActivations {
-    num_tokens: usize,
-    cols: usize,
-    values: Vec<f32>,
+/// Weight rows that one task of an op multiplies; even, and whole passes of every path.
+pub(crate) const ROWS_PER_TASK: usize = 64;
+
+/// How the products of an op are computed; chosen once, when the op is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matmul {
+    /// Instruction set; must be available.
+    pub(crate) isa: Isa,
+    /// Precision of the activations.
+    pub(crate) compute: ComputeType,
 }
 
-impl PackedActivations {
-    /// Packs the rows of `x` (`[_, cols]`) that `rows` names.
+/// Activations in the form that one path reads for one kind of weight.
+pub(crate) enum PackedActivations {
+    /// Rows of f32 for the path named.
+    F32(F32Rows, Isa),
+    /// bf16 tiles for AMX.
+    #[cfg(target_arch = "x86_64")]
+    Bf16Tiles(bf16_amx::TiledRows),
+}
+
+impl Matmul {
+    /// Packs the rows of `x` (`[_, weight.cols]`) that `rows` names, for products with matrices in the
+    /// format of `weight`.
     pub(crate) fn pack(
-        compute: ComputeType,
+        self,
+        weight: MatrixView<'_>,
         x: &[f32],
-        cols: usize,
         rows: impl ExactSizeIterator<Item = usize>,
-    ) -> Self {
-        let num_tokens = rows.len();
-        let mut values = Vec::with_capacity(num_tokens * cols);
-        for row in rows {
-            let row = &x[row * cols..(row + 1) * cols];
-            match compute {
-                ComputeType::F32 => values.extend_from_slice(row),
-                ComputeType::Bf16 => values.extend(row.iter().map(|&v| bf16::from_f32(v).to_f32())),
-            }
+    ) -> PackedActivations {
+        let rows = rows.map(|row| &x[row * weight.cols..(row + 1) * weight.cols]);
+        #[cfg(target_arch = "x86_64")]
+        if self.uses_tiles(weight.format) {
+            // SAFETY: tiles are used only where AMX, which includes AVX-512 here, was detected.
+            return PackedActivations::Bf16Tiles(unsafe {
+                bf16_amx::TiledRows::pack(weight.format, weight.cols, rows)
+            });
         }
-        Self {
-            num_tokens,
-            cols,
-            values,
-        }
+        let isa = self.isa.min(Isa::Avx512);
+        let order = f32_pack::order(weight.format, isa);
+        PackedActivations::F32(F32Rows::pack(self.compute, order, weight.cols, rows), isa)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn uses_tiles(self, format: Format<'_>) -> bool {
+        self.isa == Isa::Amx && self.compute == ComputeType::Bf16 && !matches!(format, Format::F32(_))
     }
 }
 
-/// Products of weight rows `rows` with all packed tokens into `out`, `[rows.len(), num_tokens]`.
-pub(crate) fn multiply(
-    weight: MatrixView<'_>,
-    rows: Range<usize>,
-    x: &PackedActivations,
-    out: &mut [f32],
-) {
-    portable::multiply(weight, rows, x, out);
+/// Products of weight rows `rows` with all packed tokens into `out`, `[num_tokens, rows.len()]`.
+///
+/// `x` must have been packed for the format and columns of `weight`.
+pub(crate) fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &PackedActivations, out: &mut [f32]) {
+    assert!(rows.end <= weight.rows, "rows {rows:?} of {}", weight.rows);
+    match x {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: tiles are packed only where AMX was detected; rows were checked above.
+        PackedActivations::Bf16Tiles(x) => unsafe { bf16_amx::multiply(weight, rows, x, out) },
+        PackedActivations::F32(x, isa) => multiply_f32(weight, rows, x, *isa, out),
+    }
 }
+
+fn multiply_f32(weight: MatrixView<'_>, rows: Range<usize>, x: &F32Rows, isa: Isa, out: &mut [f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a path is chosen only where its instructions were detected; rows are in range.
+        Isa::Avx512 if f32_avx512::takes(weight.format) => unsafe {
+            f32_avx512::multiply(weight, rows, x, out);
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 if f32_avx2::takes(weight.format) => unsafe {
+            f32_avx2::multiply(weight, rows, x, out);
+        },
+        _ => portable::multiply(weight, rows, x, out),
+    }
+}
+
+#[cfg(test)]
+mod tests;

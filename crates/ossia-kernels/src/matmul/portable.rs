@@ -2,34 +2,39 @@
 
 use std::ops::Range;
 
-use super::PackedActivations;
+use super::f32_pack::F32Rows;
 use crate::weight::MatrixView;
 
-/// As [`super::multiply`]: each weight row is decoded once, then summed with each token in order of `k`.
-pub(super) fn multiply(
-    weight: MatrixView<'_>,
-    rows: Range<usize>,
-    x: &PackedActivations,
-    out: &mut [f32],
-) {
-    let mut decoded = vec![0f32; weight.cols];
-    for (r, row) in rows.enumerate() {
-        for (col, value) in decoded.iter_mut().enumerate() {
-            *value = weight.get(row, col);
+/// Rows decoded at a time: formats that store columns together are then read in runs.
+const GROUP: usize = 16;
+
+/// As [`super::multiply`]: each weight row is decoded once, then summed with each token.
+pub(super) fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &F32Rows, out: &mut [f32]) {
+    let width = rows.len();
+    let mut decoded = vec![0f32; GROUP * weight.cols];
+    for start in (0..width).step_by(GROUP) {
+        let count = GROUP.min(width - start);
+        for col in 0..weight.cols {
+            for r in 0..count {
+                decoded[r * weight.cols + col] = weight.get(rows.start + start + r, col);
+            }
         }
-        for t in 0..x.num_tokens {
-            let token = &x.values[t * x.cols..(t + 1) * x.cols];
-            out[r * x.num_tokens + t] = dot(&decoded, token);
+        for r in 0..count {
+            let row = &decoded[r * weight.cols..(r + 1) * weight.cols];
+            for t in 0..x.num_tokens() {
+                out[t * width + start + r] = dot(row, x.row(t));
+            }
         }
     }
 }
 
 /// Sixteen partial sums by `k % 16`, then a halving tree: a fixed order that compilers vectorise.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+/// `x` may be longer than `row`, by its padding.
+fn dot(row: &[f32], x: &[f32]) -> f32 {
     let mut sums = [0f32; 16];
-    for (a, b) in a.chunks(16).zip(b.chunks(16)) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
+    for (row, x) in row.chunks(16).zip(x.chunks(16)) {
+        for ((sum, w), x) in sums.iter_mut().zip(row).zip(x) {
+            *sum += w * x;
         }
     }
     for half in [8, 4, 2, 1] {

@@ -3,6 +3,9 @@
 //! An e2m1 value times a power of two is exactly a bf16 number wherever the exponent fits, so unpacking
 //! rounds nothing. Format: OCP Microscaling Formats (MX) specification 1.0.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tables;
+
 /// Values per block.
 pub(crate) const BLOCK_LEN: usize = 32;
 
@@ -16,17 +19,17 @@ pub(crate) fn nibble(blocks: &[u8], at: usize) -> u8 {
 }
 
 /// The scale 2^(e - 127); 255 is NaN. Scale 0 is the subnormal 2^-127.
-pub(crate) fn decode_scale(e8m0: u8) -> f32 {
+pub(crate) const fn decode_scale(e8m0: u8) -> f32 {
     match e8m0 {
         255 => f32::NAN,
         0 => f32::from_bits(1 << 22),
-        e => f32::from_bits(u32::from(e) << 23),
+        e => f32::from_bits((e as u32) << 23),
     }
 }
 
 /// One value. Products past the largest f32 (scale 253 with 4 and 6, 254 with 2 and more) are infinite.
-pub(crate) fn decode(code: u8, scale: u8) -> f32 {
-    let magnitude = E2M1[usize::from(code & 7)] * decode_scale(scale);
+pub(crate) const fn decode(code: u8, scale: u8) -> f32 {
+    let magnitude = E2M1[(code & 7) as usize] * decode_scale(scale);
     if code & 8 == 0 { magnitude } else { -magnitude }
 }
 
@@ -36,10 +39,7 @@ mod tests {
 
     #[test]
     fn low_nibble_comes_first() {
-        assert_eq!(
-            [0, 1, 2, 3].map(|at| nibble(&[0x21, 0x43], at)),
-            [1, 2, 3, 4]
-        );
+        assert_eq!([0, 1, 2, 3].map(|at| nibble(&[0x21, 0x43], at)), [1, 2, 3, 4]);
     }
 
     #[test]
@@ -47,14 +47,9 @@ mod tests {
         for scale in 0..=252u8 {
             for code in 0..16u8 {
                 let sign = if code & 8 == 0 { 1.0 } else { -1.0 };
-                let expected = sign
-                    * f64::from(E2M1[usize::from(code & 7)])
-                    * 2f64.powi(i32::from(scale) - 127);
-                assert_eq!(
-                    f64::from(decode(code, scale)),
-                    expected,
-                    "code {code} scale {scale}"
-                );
+                let expected =
+                    sign * f64::from(E2M1[usize::from(code & 7)]) * 2f64.powi(i32::from(scale) - 127);
+                assert_eq!(f64::from(decode(code, scale)), expected, "code {code} scale {scale}");
             }
         }
     }

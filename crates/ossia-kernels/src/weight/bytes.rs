@@ -26,19 +26,13 @@ impl WeightBytes {
     pub fn mapped(map: Arc<Mmap>, range: Range<usize>) -> Self {
         let end = range.end.min(map.len());
         let range = range.start.min(end)..end;
-        Self {
-            storage: Storage::Mapped(map),
-            range,
-        }
+        Self { storage: Storage::Mapped(map), range }
     }
 
     /// Bytes held in memory.
     pub fn owned(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
-        Self {
-            storage: Storage::Owned(Arc::new(bytes)),
-            range,
-        }
+        Self { storage: Storage::Owned(Arc::new(bytes)), range }
     }
 
     /// The bytes.
@@ -85,12 +79,7 @@ mod tests {
 
     #[test]
     fn a_range_past_the_map_is_cut() {
-        let map = Arc::new(
-            memmap2::MmapMut::map_anon(8)
-                .unwrap()
-                .make_read_only()
-                .unwrap(),
-        );
+        let map = Arc::new(memmap2::MmapMut::map_anon(8).unwrap().make_read_only().unwrap());
         assert_eq!(WeightBytes::mapped(map.clone(), 2..8).len(), 6);
         assert_eq!(WeightBytes::mapped(map.clone(), 4..20).len(), 4);
         assert_eq!(WeightBytes::mapped(map, 9..20).len(), 0);

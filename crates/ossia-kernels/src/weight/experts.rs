@@ -15,10 +15,7 @@ pub struct ExpertWeights {
 
 #[derive(Clone, Debug)]
 enum Storage {
-    Mxfp4 {
-        blocks: WeightBytes,
-        scales: WeightBytes,
-    },
+    Mxfp4 { blocks: WeightBytes, scales: WeightBytes },
     Bf16(WeightBytes),
 }
 
@@ -40,19 +37,9 @@ impl ExpertWeights {
             return Err(KernelError::PartialBlock { cols });
         }
         let num_blocks = cols / BLOCK_LEN;
-        check_len(
-            "MXFP4 blocks",
-            &blocks,
-            &[num_experts, rows, num_blocks, BLOCK_LEN / 2],
-            1,
-        )?;
+        check_len("MXFP4 blocks", &blocks, &[num_experts, rows, num_blocks, BLOCK_LEN / 2], 1)?;
         check_len("MXFP4 scales", &scales, &[num_experts, rows, num_blocks], 1)?;
-        Ok(Self {
-            storage: Storage::Mxfp4 { blocks, scales },
-            num_experts,
-            rows,
-            cols,
-        })
+        Ok(Self { storage: Storage::Mxfp4 { blocks, scales }, num_experts, rows, cols })
     }
 
     /// bf16 as bf16 checkpoints store experts: `[num_experts, cols = in_features, rows = out_features]`,
@@ -62,12 +49,7 @@ impl ExpertWeights {
     /// [`KernelError::WeightLength`] unless the length matches the shape.
     pub fn bf16(bytes: WeightBytes, num_experts: usize, rows: usize, cols: usize) -> Result<Self> {
         check_len("bf16 experts", &bytes, &[num_experts, cols, rows], 2)?;
-        Ok(Self {
-            storage: Storage::Bf16(bytes),
-            num_experts,
-            rows,
-            cols,
-        })
+        Ok(Self { storage: Storage::Bf16(bytes), num_experts, rows, cols })
     }
 
     /// Number of experts.
@@ -98,10 +80,6 @@ impl ExpertWeights {
             },
             Storage::Bf16(bytes) => Format::Bf16Transposed(&bytes.as_slice()[slice(bytes)]),
         };
-        MatrixView {
-            format,
-            rows: self.rows,
-            cols: self.cols,
-        }
+        MatrixView { format, rows: self.rows, cols: self.cols }
     }
 }

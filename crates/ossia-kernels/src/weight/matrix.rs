@@ -25,12 +25,7 @@ impl Matrix {
             return Err(KernelError::WeightDType { found: dtype });
         }
         check_len("matrix", &bytes, &[rows, cols], dtype.size_in_bytes())?;
-        Ok(Self {
-            bytes,
-            dtype,
-            rows,
-            cols,
-        })
+        Ok(Self { bytes, dtype, rows, cols })
     }
 
     /// Output features.
@@ -66,10 +61,6 @@ impl Matrix {
             DType::F32 => Format::F32(bytes),
             _ => Format::Bf16(bytes),
         };
-        MatrixView {
-            format,
-            rows: self.rows,
-            cols: self.cols,
-        }
+        MatrixView { format, rows: self.rows, cols: self.cols }
     }
 }

@@ -19,10 +19,5 @@ fn check_len(what: &'static str, bytes: &WeightBytes, shape: &[usize], unit: usi
     if found == expected {
         return Ok(());
     }
-    Err(KernelError::WeightLength {
-        what,
-        shape: shape.to_vec(),
-        expected,
-        found,
-    })
+    Err(KernelError::WeightLength { what, shape: shape.to_vec(), expected, found })
 }
