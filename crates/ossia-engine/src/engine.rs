@@ -194,6 +194,11 @@ impl Engine {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
     fn stats(&self) -> EngineStats {
         let pool = self.scheduler.blocks().pool();
         EngineStats {

@@ -74,7 +74,7 @@ impl EngineHandle {
 }
 
 /// A place in the waiting queue, given back when dropped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct QueuePlace(Arc<AtomicUsize>);
 
 impl QueuePlace {

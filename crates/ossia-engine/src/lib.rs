@@ -18,6 +18,8 @@ mod engine;
 mod error;
 mod generation;
 mod handle;
+#[cfg(test)]
+mod property_tests;
 mod request;
 mod runner;
 mod sampler;

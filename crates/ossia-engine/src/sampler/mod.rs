@@ -8,6 +8,8 @@ mod filters;
 mod logprobs;
 mod random;
 mod row;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,7 +60,8 @@ pub(crate) fn sample_rows(
     }
 }
 
-fn sample_row((seq, row): (&mut Sequence, &mut [f32])) -> Result<GeneratedToken, SampleError> {
+/// Samples the next token of one sequence and appends it.
+pub(crate) fn sample_row((seq, row): (&mut Sequence, &mut [f32])) -> Result<GeneratedToken, SampleError> {
     let count = seq.num_generated_tokens();
     let (stop_token_ids, sampler) = seq.stop_token_ids_and_sampler();
     // The constraint is the caller's code: its panic is its own request's failure.

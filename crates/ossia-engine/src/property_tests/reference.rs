@@ -1,0 +1,42 @@
+//! What a request yields when it is alone: no batch, no blocks, no schedule.
+
+use super::fake_runner::{EMPTY, extend, logits};
+use crate::sequence::{Sequence, SequenceId};
+use crate::{AllowedTokens, FinishReason, GenerationRequest, TokenConstraint};
+
+/// Tokens and end of a request.
+pub(super) type Reply = (Vec<u32>, FinishReason);
+
+/// The reply of the fake model to `request` in a context of at most `max_model_len` tokens.
+pub(super) fn alone(request: GenerationRequest, vocab_size: usize, max_model_len: usize) -> Reply {
+    let mut seq = Sequence::new(SequenceId(0), request, 1, max_model_len);
+    let mut tokens = Vec::new();
+    loop {
+        let context = seq.token_ids().iter().fold(EMPTY, |context, &token| extend(context, token));
+        let mut row: Vec<f32> = logits(context, vocab_size).collect();
+        let sampled = crate::sampler::sample_row((&mut seq, &mut row));
+        tokens.push(sampled.expect("something is allowed").id);
+        if let Some(reason) = seq.finish_reason() {
+            return (tokens, reason);
+        }
+    }
+}
+
+/// Forbids tokens that depend on how many were accepted and which: fed twice, or not at all, it lets
+/// other tokens through than it should.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    context: u64,
+    forbidden: Vec<u32>,
+}
+
+impl TokenConstraint for History {
+    fn allowed(&mut self) -> AllowedTokens<'_> {
+        self.forbidden = (0..8).map(|shift| (self.context >> shift & 31) as u32).collect();
+        AllowedTokens::Except(&self.forbidden)
+    }
+
+    fn accept(&mut self, token: u32) {
+        self.context = extend(self.context, token);
+    }
+}
