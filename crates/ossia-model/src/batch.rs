@@ -1,5 +1,7 @@
 //! The input of one forward pass: tokens of several sequences and where their keys and values live.
 
+use ossia_kernels::BlockTable;
+
 use crate::ModelError;
 
 /// One forward pass over several sequences, prefill and decode mixed.
@@ -33,18 +35,6 @@ pub struct KvMetadata {
     pub slot_mapping: Vec<u32>,
 }
 
-/// Physical blocks of one sequence in one group of layers.
-///
-/// Block `i` of `blocks` holds positions from `(first_block_idx + i) * block_size` on. Sliding layers drop
-/// blocks in front, so `first_block_idx` grows there; it is 0 for full layers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BlockTable {
-    /// Index, within the sequence, of the first block still held.
-    pub first_block_idx: u32,
-    /// Physical block ids.
-    pub blocks: Vec<u32>,
-}
-
 impl ForwardBatch {
     /// Tokens computed in this pass.
     pub fn num_tokens(&self) -> usize {
@@ -60,26 +50,14 @@ impl ForwardBatch {
     ///
     /// # Errors
     /// [`ModelError::Batch`] naming the field that is wrong.
-    pub(crate) fn validate(
-        &self,
-        vocab_size: usize,
-        max_positions: usize,
-    ) -> Result<(), ModelError> {
+    pub(crate) fn validate(&self, vocab_size: usize, max_positions: usize) -> Result<(), ModelError> {
         let num_tokens = self.num_tokens();
         let num_seqs = self.num_seqs();
         check_len("positions", self.positions.len(), num_tokens)?;
         check_len("cu_seqlens_q", self.cu_seqlens_q.len(), num_seqs + 1)?;
         for (group, metadata) in [("full", &self.full), ("sliding", &self.sliding)] {
-            check_len(
-                &format!("{group}.block_tables"),
-                metadata.block_tables.len(),
-                num_seqs,
-            )?;
-            check_len(
-                &format!("{group}.slot_mapping"),
-                metadata.slot_mapping.len(),
-                num_tokens,
-            )?;
+            check_len(&format!("{group}.block_tables"), metadata.block_tables.len(), num_seqs)?;
+            check_len(&format!("{group}.slot_mapping"), metadata.slot_mapping.len(), num_tokens)?;
         }
         check_below("input_ids", &self.input_ids, vocab_size)?;
         check_below("positions", &self.positions, max_positions)?;
@@ -90,13 +68,10 @@ impl ForwardBatch {
     /// Each sequence's tokens must be the consecutive last positions of its context.
     fn validate_sequences(&self) -> Result<(), ModelError> {
         let bounds = &self.cu_seqlens_q;
-        let covers = bounds.first() == Some(&0)
-            && bounds.last().map(|&end| end as usize) == Some(self.num_tokens());
+        let covers =
+            bounds.first() == Some(&0) && bounds.last().map(|&end| end as usize) == Some(self.num_tokens());
         if !covers || bounds.windows(2).any(|pair| pair[0] > pair[1]) {
-            return Err(batch_error(
-                "cu_seqlens_q",
-                "must ascend from 0 to the number of tokens",
-            ));
+            return Err(batch_error("cu_seqlens_q", "must ascend from 0 to the number of tokens"));
         }
         for (pair, &context_len) in bounds.windows(2).zip(&self.context_lens) {
             let positions = &self.positions[pair[0] as usize..pair[1] as usize];
@@ -114,20 +89,14 @@ impl ForwardBatch {
 }
 
 fn batch_error(field: &str, message: &str) -> ModelError {
-    ModelError::Batch {
-        field: field.to_owned(),
-        message: message.to_owned(),
-    }
+    ModelError::Batch { field: field.to_owned(), message: message.to_owned() }
 }
 
 fn check_len(field: &str, found: usize, expected: usize) -> Result<(), ModelError> {
     if found == expected {
         return Ok(());
     }
-    Err(batch_error(
-        field,
-        &format!("has {found} entries, expected {expected}"),
-    ))
+    Err(batch_error(field, &format!("has {found} entries, expected {expected}")))
 }
 
 fn check_below(field: &str, values: &[u32], limit: usize) -> Result<(), ModelError> {
@@ -143,10 +112,8 @@ mod tests {
 
     /// Two sequences: three tokens of prefill, one of decode at position 9.
     fn batch() -> ForwardBatch {
-        let metadata = KvMetadata {
-            block_tables: vec![BlockTable::default(); 2],
-            slot_mapping: vec![0, 1, 2, 3],
-        };
+        let metadata =
+            KvMetadata { block_tables: vec![BlockTable::default(); 2], slot_mapping: vec![0, 1, 2, 3] };
         ForwardBatch {
             input_ids: vec![1, 2, 3, 4],
             positions: vec![0, 1, 2, 9],
@@ -161,10 +128,7 @@ mod tests {
     #[test]
     fn accepts_what_is_well_formed() {
         batch().validate(5, 10).expect("a good batch");
-        let empty = ForwardBatch {
-            cu_seqlens_q: vec![0],
-            ..ForwardBatch::default()
-        };
+        let empty = ForwardBatch { cu_seqlens_q: vec![0], ..ForwardBatch::default() };
         empty.validate(5, 10).expect("an empty batch");
     }
 
@@ -176,9 +140,7 @@ mod tests {
             ("cu_seqlens_q", |b| b.cu_seqlens_q = vec![0, 3]),
             ("cu_seqlens_q", |b| b.cu_seqlens_q = vec![0, 4, 3]),
             ("full.block_tables", |b| b.full.block_tables.truncate(1)),
-            ("sliding.slot_mapping", |b| {
-                b.sliding.slot_mapping.truncate(1)
-            }),
+            ("sliding.slot_mapping", |b| b.sliding.slot_mapping.truncate(1)),
             ("input_ids", |b| b.input_ids[0] = 5),
             ("positions", |b| b.positions[3] = 10),
             ("positions", |b| b.positions[1] = 2),

@@ -34,6 +34,25 @@ pub struct YarnConfig {
     pub attention_factor: f64,
 }
 
+impl YarnConfig {
+    /// What gpt-oss was trained with: 4096 positions, stretched to 131072.
+    pub(crate) fn of_gpt_oss() -> Self {
+        Self {
+            factor: 32.0,
+            original_max_position_embeddings: 4096,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: false,
+            attention_factor: Self::attention_factor_of(32.0),
+        }
+    }
+
+    /// YaRN's recommendation for a stretch by `factor`.
+    pub(crate) fn attention_factor_of(factor: f64) -> f64 {
+        if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 }
+    }
+}
+
 /// Architecture of a gpt-oss checkpoint. Names are those of config.json.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GptOssConfig {
@@ -65,7 +84,7 @@ pub struct GptOssConfig {
     pub swiglu_limit: f32,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Stretching of the rotary embedding; `None` for a plain one.
+    /// Stretching of the rotary embedding; `None` for a plain one (`rope_type: default`).
     pub rope_scaling: Option<YarnConfig>,
     /// Longest context.
     pub max_position_embeddings: usize,
@@ -83,14 +102,10 @@ impl GptOssConfig {
     /// # Errors
     /// [`ModelError::Io`], [`ModelError::Json`], and those of [`Self::from_json`].
     pub fn from_file(path: &Path) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ModelError::Io {
-            path: path.into(),
-            source,
-        })?;
-        let value = serde_json::from_str(&text).map_err(|error| ModelError::Json {
-            path: path.into(),
-            message: error.to_string(),
-        })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ModelError::Io { path: path.into(), source })?;
+        let value = serde_json::from_str(&text)
+            .map_err(|error| ModelError::Json { path: path.into(), message: error.to_string() })?;
         parse::parse(&value)
     }
 
@@ -99,10 +114,8 @@ impl GptOssConfig {
     /// # Errors
     /// [`ModelError::Json`], [`ModelError::UnsupportedModel`], or [`ModelError::Config`] naming the field.
     pub fn from_json(text: &str) -> Result<Self, ModelError> {
-        let value = serde_json::from_str(text).map_err(|error| ModelError::Json {
-            path: "config.json".into(),
-            message: error.to_string(),
-        })?;
+        let value = serde_json::from_str(text)
+            .map_err(|error| ModelError::Json { path: "config.json".into(), message: error.to_string() })?;
         parse::parse(&value)
     }
 
@@ -114,10 +127,7 @@ impl GptOssConfig {
 
     /// Layers of the given type.
     pub fn num_layers_of(&self, layer_type: LayerType) -> usize {
-        self.layer_types
-            .iter()
-            .filter(|&&found| found == layer_type)
-            .count()
+        self.layer_types.iter().filter(|&&found| found == layer_type).count()
     }
 
     /// Width of all query heads together.

@@ -73,7 +73,16 @@ pub enum ModelError {
         /// What is wrong with it.
         message: String,
     },
-    /// An op failed.
+    /// This build cannot run on the device asked for.
+    #[error("no kernels for {device} in this build")]
+    UnsupportedDevice {
+        /// The device.
+        device: String,
+    },
+    /// An op refused its input.
+    #[error(transparent)]
+    Kernel(#[from] ossia_kernels::KernelError),
+    /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

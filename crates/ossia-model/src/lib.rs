@@ -6,9 +6,16 @@
 mod batch;
 mod config;
 mod error;
+mod kv_cache;
 mod logits;
+mod model;
+mod weights;
 
-pub use batch::{BlockTable, ForwardBatch, KvMetadata};
+pub use batch::{ForwardBatch, KvMetadata};
 pub use config::{GptOssConfig, LayerType, YarnConfig};
 pub use error::ModelError;
+pub use kv_cache::KvCache;
 pub use logits::Logits;
+pub use model::{GptOss, ModelOptions};
+pub use ossia_kernels::{BlockTable, ComputeType};
+pub use weights::{LoadProgress, write_checkpoint};

@@ -1,5 +1,6 @@
 //! From the JSON of config.json to [`GptOssConfig`], refusing what the model does not do.
 
+use ossia_kernels::SWIGLU_ALPHA;
 use serde_json::Value;
 
 use super::fields::Fields;
@@ -29,9 +30,7 @@ pub(super) fn parse(document: &Value) -> Result<GptOssConfig, ModelError> {
         rope_theta: rope_theta(&fields)?,
         rope_scaling: rope_scaling(&fields, max_position_embeddings)?,
         max_position_embeddings,
-        tie_word_embeddings: fields
-            .optional_bool("tie_word_embeddings")?
-            .unwrap_or(false),
+        tie_word_embeddings: fields.optional_bool("tie_word_embeddings")?.unwrap_or(false),
         eos_token_ids: fields.token_ids("eos_token_id")?,
         pad_token_id: fields.token_ids("pad_token_id")?.first().copied(),
     };
@@ -44,23 +43,20 @@ fn refuse_other_models(fields: &Fields) -> Result<(), ModelError> {
     match fields.optional_str("model_type")? {
         Some("gpt_oss") => {}
         Some(other) => {
-            return Err(ModelError::UnsupportedModel {
-                model_type: other.to_owned(),
-            });
+            return Err(ModelError::UnsupportedModel { model_type: other.to_owned() });
         }
         None => return Err(fields.error("model_type", "is missing, expected \"gpt_oss\"")),
     }
     if fields.optional_bool("attention_bias")? == Some(false) {
-        return Err(fields.error(
-            "attention_bias",
-            "is false: gpt-oss has biases on q, k, v and o",
-        ));
+        return Err(fields.error("attention_bias", "is false: gpt-oss has biases on q, k, v and o"));
     }
-    if let Some(act) = fields
-        .optional_str("hidden_act")?
-        .filter(|&act| act != "silu")
-    {
+    if let Some(act) = fields.optional_str("hidden_act")?.filter(|&act| act != "silu") {
         return Err(fields.error("hidden_act", format!("is \"{act}\", expected \"silu\"")));
+    }
+    if let Some(alpha) =
+        fields.optional_positive("swiglu_alpha")?.filter(|&alpha| alpha as f32 != SWIGLU_ALPHA)
+    {
+        return Err(fields.error("swiglu_alpha", format!("is {alpha}, expected {SWIGLU_ALPHA}")));
     }
     let Some(quantization) = fields.get("quantization_config") else {
         return Ok(());
@@ -68,10 +64,7 @@ fn refuse_other_models(fields: &Fields) -> Result<(), ModelError> {
     let quantization = Fields::new("quantization_config", quantization)?;
     match quantization.optional_str("quant_method")? {
         None | Some("mxfp4") => Ok(()),
-        Some(other) => Err(quantization.error(
-            "quant_method",
-            format!("is \"{other}\", expected \"mxfp4\""),
-        )),
+        Some(other) => Err(quantization.error("quant_method", format!("is \"{other}\", expected \"mxfp4\""))),
     }
 }
 
@@ -80,15 +73,11 @@ fn experts_per_token(fields: &Fields) -> Result<usize, ModelError> {
     let older = fields.optional_count("experts_per_token")?;
     let newer = fields.optional_count("num_experts_per_tok")?;
     match (newer, older) {
-        (Some(a), Some(b)) if a != b => Err(fields.error(
-            "experts_per_token",
-            format!("is {b}, but num_experts_per_tok is {a}"),
-        )),
+        (Some(a), Some(b)) if a != b => {
+            Err(fields.error("experts_per_token", format!("is {b}, but num_experts_per_tok is {a}")))
+        }
         (Some(count), _) | (None, Some(count)) => Ok(count),
-        (None, None) => Err(fields.error(
-            "num_experts_per_tok",
-            "is missing (so is experts_per_token)",
-        )),
+        (None, None) => Err(fields.error("num_experts_per_tok", "is missing (so is experts_per_token)")),
     }
 }
 
@@ -96,22 +85,13 @@ fn experts_per_token(fields: &Fields) -> Result<usize, ModelError> {
 fn layer_types(fields: &Fields, num_hidden_layers: usize) -> Result<Vec<LayerType>, ModelError> {
     let Some(given) = fields.get("layer_types") else {
         let alternate = |layer_idx| {
-            if layer_idx % 2 == 0 {
-                LayerType::Sliding
-            } else {
-                LayerType::Full
-            }
+            if layer_idx % 2 == 0 { LayerType::Sliding } else { LayerType::Full }
         };
         return Ok((0..num_hidden_layers).map(alternate).collect());
     };
-    let given = given
-        .as_array()
-        .ok_or_else(|| fields.error("layer_types", "is not a list"))?;
+    let given = given.as_array().ok_or_else(|| fields.error("layer_types", "is not a list"))?;
     if given.len() != num_hidden_layers {
-        let message = format!(
-            "has {} entries, but num_hidden_layers is {num_hidden_layers}",
-            given.len()
-        );
+        let message = format!("has {} entries, but num_hidden_layers is {num_hidden_layers}", given.len());
         return Err(fields.error("layer_types", message));
     }
     let parse_one = |value: &Value| match value.as_str() {
@@ -142,16 +122,11 @@ fn rope_theta(fields: &Fields) -> Result<f64, ModelError> {
             return Ok(theta);
         }
     }
-    fields.positive("rope_theta")
+    Ok(fields.optional_positive("rope_theta")?.unwrap_or(150_000.0))
 }
 
-fn rope_scaling(
-    fields: &Fields,
-    max_position_embeddings: usize,
-) -> Result<Option<YarnConfig>, ModelError> {
-    let Some(rope) = rope_fields(fields)? else {
-        return Ok(None);
-    };
+fn rope_scaling(fields: &Fields, max_position_embeddings: usize) -> Result<Option<YarnConfig>, ModelError> {
+    let Some(rope) = rope_fields(fields)? else { return Ok(Some(YarnConfig::of_gpt_oss())) };
     let rope_type = match rope.optional_str("rope_type")? {
         Some(rope_type) => rope_type,
         None => rope.optional_str("type")?.unwrap_or("default"),
@@ -160,32 +135,17 @@ fn rope_scaling(
         "default" => return Ok(None),
         "yarn" => {}
         other => {
-            return Err(rope.error(
-                "rope_type",
-                format!("is \"{other}\", expected \"yarn\" or \"default\""),
-            ));
+            return Err(rope.error("rope_type", format!("is \"{other}\", expected \"yarn\" or \"default\"")));
         }
     }
     for unsupported in ["mscale", "mscale_all_dim"] {
         if rope.get(unsupported).is_some() {
-            return Err(rope.error(
-                unsupported,
-                "is not supported: gpt-oss checkpoints have none",
-            ));
+            return Err(rope.error(unsupported, "is not supported: gpt-oss checkpoints have none"));
         }
     }
     let factor = rope.positive("factor")?;
-    let original = match rope.optional_count("original_max_position_embeddings")? {
-        Some(original) => original,
-        None => fields
-            .optional_count("initial_context_length")?
-            .unwrap_or(max_position_embeddings),
-    };
-    let default_attention_factor = if factor <= 1.0 {
-        1.0
-    } else {
-        0.1 * factor.ln() + 1.0
-    };
+    let original =
+        rope.optional_count("original_max_position_embeddings")?.unwrap_or(max_position_embeddings);
     let yarn = YarnConfig {
         factor,
         original_max_position_embeddings: original,
@@ -194,7 +154,7 @@ fn rope_scaling(
         truncate: rope.optional_bool("truncate")?.unwrap_or(true),
         attention_factor: rope
             .optional_positive("attention_factor")?
-            .unwrap_or(default_attention_factor),
+            .unwrap_or(YarnConfig::attention_factor_of(factor)),
     };
     Ok(Some(yarn))
 }
@@ -207,17 +167,13 @@ fn validate(fields: &Fields, config: &GptOssConfig) -> Result<(), ModelError> {
         return Err(fields.error("num_key_value_heads", message));
     }
     if !config.head_dim.is_multiple_of(2) {
-        return Err(fields.error(
-            "head_dim",
-            format!("is {}, expected an even number", config.head_dim),
-        ));
+        return Err(fields.error("head_dim", format!("is {}, expected an even number", config.head_dim)));
     }
     let (chosen, experts) = (config.experts_per_token, config.num_local_experts);
     if chosen > experts {
-        return Err(fields.error(
-            "experts_per_token",
-            format!("is {chosen}, but num_local_experts is {experts}"),
-        ));
+        return Err(
+            fields.error("experts_per_token", format!("is {chosen}, but num_local_experts is {experts}"))
+        );
     }
     Ok(())
 }

@@ -6,11 +6,8 @@ use super::{GptOssConfig, LayerType, YarnConfig};
 
 /// See [`GptOssConfig::to_json`].
 pub(super) fn to_json(config: &GptOssConfig, mxfp4: bool) -> String {
-    let layer_types: Vec<&str> = config
-        .layer_types
-        .iter()
-        .map(|&layer_type| layer_type_name(layer_type))
-        .collect();
+    let layer_types: Vec<&str> =
+        config.layer_types.iter().map(|&layer_type| layer_type_name(layer_type)).collect();
     let mut document = json!({
         "architectures": ["GptOssForCausalLM"],
         "attention_bias": true,

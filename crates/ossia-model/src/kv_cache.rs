@@ -1,0 +1,90 @@
+//! The memory of keys and values: one pool of blocks for all layers.
+
+use candle_core::{DType, Device, Tensor};
+use ossia_kernels::ComputeType;
+
+use crate::config::{GptOssConfig, LayerType};
+use crate::{ForwardBatch, ModelError};
+
+/// Keys and values of everything computed so far, in blocks of `block_size` tokens.
+///
+/// A block id belongs to one group of layers (sliding or full) at a time. The j-th sliding layer and the
+/// j-th full layer share a pair of tensors, so one pool serves both groups and no memory is set aside
+/// for either.
+#[derive(Debug)]
+pub struct KvCache {
+    /// Key and value per index within a group, each `[num_blocks, block_size, kv_heads, head_dim]`.
+    layers: Vec<(Tensor, Tensor)>,
+    num_blocks: usize,
+    block_size: usize,
+}
+
+impl KvCache {
+    /// Allocates the pool.
+    pub(crate) fn new(
+        config: &GptOssConfig,
+        compute: ComputeType,
+        device: &Device,
+        num_blocks: usize,
+        block_size: usize,
+    ) -> Result<Self, ModelError> {
+        let shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim);
+        let zeros = || Tensor::zeros(shape, kv_dtype(compute), device);
+        let layers =
+            (0..num_layers(config)).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_, ModelError>>()?;
+        Ok(Self { layers, num_blocks, block_size })
+    }
+
+    /// Blocks of the pool.
+    pub fn num_blocks(&self) -> usize {
+        self.num_blocks
+    }
+
+    /// Tokens of a block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// Key and value cache of the `index`-th layer of a group.
+    pub(crate) fn layer(&self, index: usize) -> Result<(&Tensor, &Tensor), ModelError> {
+        match self.layers.get(index) {
+            Some((k, v)) => Ok((k, v)),
+            None => Err(ModelError::Batch {
+                field: "kv".to_owned(),
+                message: format!("is a cache of {} layers, made for another model", self.layers.len()),
+            }),
+        }
+    }
+
+    /// Checks that a batch names only blocks of this pool.
+    pub(crate) fn validate(&self, batch: &ForwardBatch) -> Result<(), ModelError> {
+        let num_slots = self.num_blocks * self.block_size;
+        for (group, metadata) in [("full", &batch.full), ("sliding", &batch.sliding)] {
+            if let Some(slot) = metadata.slot_mapping.iter().find(|&&slot| slot as usize >= num_slots) {
+                return Err(ModelError::Batch {
+                    field: format!("{group}.slot_mapping"),
+                    message: format!("{slot} is not one of {num_slots} slots"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of one block over all layers.
+pub(crate) fn bytes_per_block(config: &GptOssConfig, compute: ComputeType, block_size: usize) -> usize {
+    num_layers(config) * 2 * block_size * config.kv_size() * kv_dtype(compute).size_in_bytes()
+}
+
+/// Pairs of tensors: as many as the larger group has layers.
+fn num_layers(config: &GptOssConfig) -> usize {
+    config.num_layers_of(LayerType::Sliding).max(config.num_layers_of(LayerType::Full))
+}
+
+/// Keys and values are kept as precisely as the matrix products take them.
+fn kv_dtype(compute: ComputeType) -> DType {
+    match compute {
+        ComputeType::F32 => DType::F32,
+        ComputeType::Bf16 => DType::BF16,
+    }
+}

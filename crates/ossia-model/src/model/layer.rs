@@ -1,0 +1,53 @@
+//! One layer: attention and experts, each behind a norm and beside a residual.
+
+use candle_core::Tensor;
+
+use super::ModelOptions;
+use super::attention::Attention;
+use super::mlp::Mlp;
+use super::norm::RmsNorm;
+use super::rotary::CosSin;
+use crate::weights::Loader;
+use crate::{ForwardBatch, GptOssConfig, KvCache, ModelError};
+
+pub(super) struct DecoderLayer {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl DecoderLayer {
+    pub(super) fn load(
+        config: &GptOssConfig,
+        options: &ModelOptions,
+        layer_idx: usize,
+        loader: &mut Loader,
+    ) -> Result<Self, ModelError> {
+        let prefix = format!("model.layers.{layer_idx}");
+        let norm = |name: &str, loader: &mut Loader| {
+            RmsNorm::load(config, options, &format!("{prefix}.{name}.weight"), loader)
+        };
+        Ok(Self {
+            input_layernorm: norm("input_layernorm", loader)?,
+            self_attn: Attention::load(config, options, layer_idx, loader)?,
+            post_attention_layernorm: norm("post_attention_layernorm", loader)?,
+            mlp: Mlp::load(config, options, &format!("{prefix}.mlp"), loader)?,
+        })
+    }
+
+    /// `[num_tokens, hidden]` to the same; the residual stream stays f32.
+    pub(super) fn forward(
+        &self,
+        hidden_states: &Tensor,
+        rotary: &CosSin,
+        batch: &ForwardBatch,
+        kv: &KvCache,
+    ) -> Result<Tensor, ModelError> {
+        let attn =
+            self.self_attn.forward(&self.input_layernorm.forward(hidden_states)?, rotary, batch, kv)?;
+        let hidden_states = (hidden_states + attn)?;
+        let mlp = self.mlp.forward(&self.post_attention_layernorm.forward(&hidden_states)?)?;
+        Ok((hidden_states + mlp)?)
+    }
+}

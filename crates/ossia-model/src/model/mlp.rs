@@ -1,0 +1,49 @@
+//! Router and experts.
+
+use ossia_kernels::{ComputeType, Linear, MoeExperts, MoeWeights};
+
+use candle_core::Tensor;
+
+use super::ModelOptions;
+use crate::weights::Loader;
+use crate::{GptOssConfig, ModelError};
+
+pub(super) struct Mlp {
+    router: Linear,
+    experts: MoeExperts,
+}
+
+impl Mlp {
+    pub(super) fn load(
+        config: &GptOssConfig,
+        options: &ModelOptions,
+        prefix: &str,
+        loader: &mut Loader,
+    ) -> Result<Self, ModelError> {
+        let (hidden, inter, experts) =
+            (config.hidden_size, config.intermediate_size, config.num_local_experts);
+        let router = loader.matrix(&format!("{prefix}.router.weight"), experts, hidden)?;
+        let router_bias = loader.vector(&format!("{prefix}.router.bias"), &[experts])?;
+        let gate_up = format!("{prefix}.experts.gate_up_proj");
+        let down = format!("{prefix}.experts.down_proj");
+        let weights = MoeWeights {
+            gate_up: loader.experts(&gate_up, experts, 2 * inter, hidden)?,
+            gate_up_bias: loader.vector(&format!("{gate_up}_bias"), &[experts, 2 * inter])?,
+            down: loader.experts(&down, experts, hidden, inter)?,
+            down_bias: loader.vector(&format!("{down}_bias"), &[experts, hidden])?,
+            experts_per_token: config.experts_per_token,
+            swiglu_limit: config.swiglu_limit,
+        };
+        Ok(Self {
+            // Which experts are chosen must not hang on rounding: the router is small and always f32.
+            router: Linear::new(router, Some(router_bias), ComputeType::F32)?,
+            experts: MoeExperts::new(weights, options.compute)?,
+        })
+    }
+
+    /// `[num_tokens, hidden]` to the same.
+    pub(super) fn forward(&self, hidden_states: &Tensor) -> Result<Tensor, ModelError> {
+        let router_logits = self.router.forward(hidden_states)?; // [num_tokens, experts]
+        Ok(self.experts.forward(hidden_states, &router_logits)?)
+    }
+}

@@ -1,0 +1,157 @@
+//! The forward pass, in the order and with the names of the reference implementations.
+
+mod attention;
+mod layer;
+mod mlp;
+mod norm;
+mod rotary;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use ossia_kernels::{ComputeType, Linear, Matrix, embedding};
+
+use self::layer::DecoderLayer;
+use self::norm::RmsNorm;
+use self::rotary::RotaryEmbedding;
+use crate::kv_cache::{self, KvCache};
+use crate::weights::{Checkpoint, DummyWeights, LoadProgress, Loader, WeightSource};
+use crate::{ForwardBatch, GptOssConfig, Logits, ModelError};
+
+/// How a model is run.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Precision of activations in matrix products, and of the KV cache.
+    pub compute: ComputeType,
+    /// Where it runs.
+    pub device: Device,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self { compute: ComputeType::Bf16, device: Device::Cpu }
+    }
+}
+
+/// A gpt-oss model, ready to run. Weights of a checkpoint stay in its mapped files.
+pub struct GptOss {
+    config: GptOssConfig,
+    options: ModelOptions,
+    embed_tokens: Arc<Matrix>,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    lm_head: Linear,
+    rotary_emb: RotaryEmbedding,
+    weight_bytes: u64,
+}
+
+impl GptOss {
+    /// Loads the checkpoint in `dir`: config.json and model.safetensors, or the files of its index.
+    ///
+    /// # Errors
+    /// Names the file and the field or tensor that is missing, damaged or not as the configuration says.
+    pub fn load(
+        dir: &Path,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, ModelError> {
+        let config = GptOssConfig::from_file(&dir.join("config.json"))?;
+        Self::build(config, &Checkpoint::open(dir)?, options, progress)
+    }
+
+    /// Random weights of any shape, made in memory: the same as [`crate::write_checkpoint`] writes.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if MXFP4 cannot hold the shape, [`ModelError::Io`] if memory is refused.
+    pub fn dummy(config: GptOssConfig, seed: u64, options: &ModelOptions) -> Result<Self, ModelError> {
+        let weights = DummyWeights::new(&config, seed)?;
+        Self::build(config, &weights, options, &mut |_| {})
+    }
+
+    fn build(
+        config: GptOssConfig,
+        source: &dyn WeightSource,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, ModelError> {
+        if !options.device.is_cpu() {
+            return Err(ModelError::UnsupportedDevice { device: format!("{:?}", options.device.location()) });
+        }
+        let mut loader = Loader::new(source, progress);
+        let (vocab_size, hidden_size) = (config.vocab_size, config.hidden_size);
+        let embed_tokens = loader.matrix("model.embed_tokens.weight", vocab_size, hidden_size)?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer_idx| DecoderLayer::load(&config, options, layer_idx, &mut loader))
+            .collect::<Result<_, _>>()?;
+        let norm = RmsNorm::load(&config, options, "model.norm.weight", &mut loader)?;
+        let lm_head = match config.tie_word_embeddings {
+            true => embed_tokens.clone(),
+            false => loader.matrix("lm_head.weight", vocab_size, hidden_size)?,
+        };
+        Ok(Self {
+            lm_head: Linear::new(lm_head, None, options.compute)?,
+            rotary_emb: RotaryEmbedding::new(&config),
+            weight_bytes: loader.loaded_bytes(),
+            options: options.clone(),
+            config,
+            embed_tokens,
+            layers,
+            norm,
+        })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &GptOssConfig {
+        &self.config
+    }
+
+    /// Bytes of the weights, as stored.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes as usize
+    }
+
+    /// Bytes that one block of a KV cache takes over all layers.
+    pub fn kv_bytes_per_block(&self, block_size: usize) -> usize {
+        kv_cache::bytes_per_block(&self.config, self.options.compute, block_size)
+    }
+
+    /// Allocates a KV cache of `num_blocks` blocks of `block_size` tokens.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] if the device refuses the memory.
+    pub fn allocate_kv_cache(&self, num_blocks: usize, block_size: usize) -> Result<KvCache, ModelError> {
+        KvCache::new(&self.config, self.options.compute, &self.options.device, num_blocks, block_size)
+    }
+
+    /// Runs one pass: writes the new tokens' keys and values into `kv`, and returns a row of logits for
+    /// each of `batch.logits_indices`. A row's bits depend only on its sequence's tokens.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] if the batch contradicts itself, the model or the cache; the cache's blocks
+    /// named in it are then undefined, others untouched.
+    pub fn forward(&self, batch: &ForwardBatch, kv: &mut KvCache) -> Result<Logits, ModelError> {
+        batch.validate(self.config.vocab_size, self.config.max_position_embeddings)?;
+        kv.validate(batch)?;
+        if batch.num_tokens() == 0 {
+            return Ok(Logits::new(self.config.vocab_size, Vec::new()));
+        }
+        let mut hidden_states = embedding(&self.embed_tokens, &batch.input_ids)?; // [num_tokens, hidden]
+        let rotary = self.rotary_emb.at(&batch.positions)?;
+        for layer in &self.layers {
+            hidden_states = layer.forward(&hidden_states, &rotary, batch, kv)?;
+        }
+        self.logits(&hidden_states, &batch.logits_indices)
+    }
+
+    /// Final norm and lm_head, only for the rows wanted.
+    fn logits(&self, hidden_states: &Tensor, rows: &[u32]) -> Result<Logits, ModelError> {
+        if rows.is_empty() {
+            return Ok(Logits::new(self.config.vocab_size, Vec::new()));
+        }
+        let rows = Tensor::new(rows, hidden_states.device())?;
+        let hidden_states = self.norm.forward(&hidden_states.index_select(&rows, 0)?)?; // [rows, hidden]
+        let logits = self.lm_head.forward(&hidden_states)?; // [rows, vocab]
+        Ok(Logits::new(self.config.vocab_size, logits.flatten_all()?.to_vec1()?))
+    }
+}
