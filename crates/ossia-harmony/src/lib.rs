@@ -12,7 +12,7 @@ pub use conversation::{
     DEFAULT_MODEL_IDENTITY, DeveloperContent, FunctionTool, Message, ReasoningEffort, ResponseFormat, Role,
     SystemContent, ToolNamespace,
 };
-pub use envelope::{Allowed, EnvelopeGrammar, EnvelopeOptions};
+pub use envelope::{Allowed, EnvelopeGrammar, EnvelopeOptions, Scope};
 pub use error::HarmonyError;
 pub use parser::{EndReason, Header, MessageEnd, ParserEvent, StreamableParser};
 pub use special::SpecialToken;

@@ -139,13 +139,16 @@ impl Reader {
 
     /// The first recipient counts; the model is known to repeat it. `to= name` is forgiven.
     fn read_recipient(&mut self, recipient: &str) {
-        if self.recipient.as_deref().is_none_or(str::is_empty) {
-            self.recipient = Some(recipient.to_owned());
+        match self.recipient.as_deref() {
+            None | Some("") => self.recipient = Some(recipient.to_owned()),
+            Some(first) if first == recipient => {}
+            Some(_) => self.extra.push(format!("to={recipient}")),
         }
     }
 
     fn read_role<'a>(&mut self, word: &'a str, after: &str) -> Option<&'a str> {
-        let is_tool = after.starts_with("to=assistant") || word == "python" || is_dotted_name(word);
+        let is_answer = after.starts_with("to=assistant");
+        let is_tool = is_answer || (!self.is_cut && (word == "python" || is_dotted_name(word)));
         if let Some(role) = Role::parse(word) {
             self.author = Some(role.into());
         } else if is_tool {
@@ -159,7 +162,14 @@ impl Reader {
     fn read_channel<'a>(&mut self, word: &'a str) -> Option<&'a str> {
         match channel_in(word) {
             Some(channel) => self.channel = Some(channel),
-            None if !self.is_cut => self.unknown_channel = Some(word.to_owned()),
+            None if !self.is_cut => {
+                self.unknown_channel = self
+                    .unknown_channel
+                    .take()
+                    .into_iter()
+                    .chain([word.to_owned()])
+                    .reduce(|a, b| a + " " + &b);
+            }
             // Cut in the middle of a channel's name: no text of anybody's.
             None if Channel::ALL.iter().any(|channel| channel.as_str().starts_with(word)) => {}
             None => return Some(word),
@@ -167,11 +177,18 @@ impl Reader {
         None
     }
 
+    /// In a header that was cut, what follows `<|constrain|>` may be text: only the usual types are believed.
     fn read_content_type<'a>(&mut self, word: &'a str) -> Option<&'a str> {
-        let is_name = |c: char| c.is_ascii_alphanumeric() || "_-+./".contains(c);
-        let len = if self.is_cut { word.find(|c| !is_name(c)).unwrap_or(word.len()) } else { word.len() };
+        let len = if self.is_cut {
+            word.find(|c: char| !c.is_alphanumeric()).unwrap_or(word.len())
+        } else {
+            word.len()
+        };
         let (name, unread) = word.split_at(len);
+        let is_believed =
+            !self.is_cut || ["json", "code", "text"].iter().any(|usual| usual.starts_with(name));
         match channel_in(name) {
+            _ if self.content_type.is_some() || !is_believed => return Some(word),
             Some(channel) if self.channel.is_none() => self.channel = Some(channel),
             _ => self.content_type = Some(format!("<|constrain|>{name}")),
         }
@@ -190,8 +207,10 @@ impl Reader {
 
     fn header(self, default: Channel) -> Header {
         let author = self.author.unwrap_or(Role::Assistant.into());
-        let is_somebody = |name: &str| matches!(name, "" | "all" | "user" | "assistant");
-        let recipient = self.recipient.filter(|name| author.role != Role::Assistant || !is_somebody(name));
+        let is_somebody = |name: &str| matches!(name, "all" | "user" | "assistant");
+        let is_tool =
+            |name: &String| !name.is_empty() && (author.role != Role::Assistant || !is_somebody(name));
+        let recipient = self.recipient.filter(is_tool);
         let default = match (&recipient, &self.unknown_channel) {
             (Some(_), _) => Channel::Commentary,
             (None, Some(_)) => Channel::Final,
