@@ -32,9 +32,10 @@ pub(super) fn to_json(config: &GptOssConfig, mxfp4: bool) -> String {
         "torch_dtype": "bfloat16",
         "vocab_size": config.vocab_size,
     });
-    if let Some(yarn) = &config.rope_scaling {
-        document["rope_scaling"] = yarn_json(yarn);
-    }
+    document["rope_scaling"] = match &config.rope_scaling {
+        Some(yarn) => yarn_json(yarn),
+        None => json!({ "rope_type": "default" }),
+    };
     match config.eos_token_ids.as_slice() {
         [] => {}
         [one] => document["eos_token_id"] = json!(one),

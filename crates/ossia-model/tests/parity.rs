@@ -1,0 +1,112 @@
+//! Logits against transformers' GptOssForCausalLM in float32. The goldens are made by
+//! tests/parity/make_goldens.py; random checkpoints are made in memory from the same seed.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{logits_of, parity_dir};
+use ossia_model::{ComputeType, GptOss, GptOssConfig, ModelOptions};
+use safetensors::{SafeTensors, tensor::TensorView};
+
+/// Largest difference allowed, in units of the largest |logit|.
+const TOLERANCE: f32 = 2e-3;
+
+/// Tokens per pass: more than one pass for the long prompt, so that it also crosses chunks.
+const CHUNK: usize = 1024;
+
+const LENGTHS: [usize; 5] = [1, 17, 129, 300, 5000];
+
+#[derive(Debug)]
+struct Difference {
+    /// Largest |difference| over the largest |logit|.
+    ratio: f32,
+    /// Positions whose most likely token differs, of those where the reference is sure beyond the tolerance.
+    wrong_argmax: usize,
+}
+
+/// What the reference says about one prompt.
+struct Golden {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    columns: Vec<u32>,
+    logits: Vec<f32>,
+    argmax: Vec<u32>,
+    lead: Vec<f32>,
+    max_abs: f32,
+}
+
+impl Golden {
+    fn read(file: &SafeTensors, length: usize) -> Self {
+        let tensor = |name: &str| file.tensor(&format!("{length}.{name}")).unwrap();
+        Self {
+            ids: u32s(&tensor("ids")),
+            positions: u32s(&tensor("positions")),
+            columns: u32s(&tensor("columns")),
+            logits: f32s(&tensor("logits")),
+            argmax: u32s(&tensor("argmax")),
+            lead: f32s(&tensor("lead")),
+            max_abs: f32s(&tensor("max_abs"))[0],
+        }
+    }
+
+    fn compare(&self, logits: &[f32], vocab_size: usize) -> Difference {
+        let mut worst = 0f32;
+        let mut wrong_argmax = 0;
+        for (idx, &position) in self.positions.iter().enumerate() {
+            let row = &logits[position as usize * vocab_size..][..vocab_size];
+            let expected = &self.logits[idx * self.columns.len()..][..self.columns.len()];
+            for (&column, expected) in self.columns.iter().zip(expected) {
+                let difference = (row[column as usize] - expected).abs();
+                assert!(difference.is_finite());
+                worst = worst.max(difference);
+            }
+            let argmax = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+            let sure = self.lead[idx] > 2.0 * TOLERANCE * self.max_abs;
+            wrong_argmax += usize::from(sure && argmax != self.argmax[idx] as usize);
+        }
+        Difference { ratio: worst / self.max_abs, wrong_argmax }
+    }
+}
+
+fn u32s(tensor: &TensorView) -> Vec<u32> {
+    tensor.data().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+}
+
+fn f32s(tensor: &TensorView) -> Vec<f32> {
+    tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn check(name: &str, model: &GptOss, lengths: &[usize], tolerance: f32) {
+    let file = std::fs::read(parity_dir().join(format!("goldens/{name}.safetensors"))).unwrap();
+    let file = SafeTensors::deserialize(&file).unwrap();
+    for &length in lengths {
+        let golden = Golden::read(&file, length);
+        assert_eq!(golden.ids.len(), length);
+        let logits = logits_of(model, &golden.ids, CHUNK);
+        let difference = golden.compare(&logits, model.config().vocab_size);
+        eprintln!("{name}, {length} tokens: {difference:?}");
+        assert!(difference.ratio <= tolerance, "{name}, {length} tokens: {difference:?}");
+        assert_eq!(difference.wrong_argmax, 0, "{name}, {length} tokens");
+    }
+}
+
+fn random_model(name: &str, seed: u64, compute: ComputeType) -> GptOss {
+    let config = GptOssConfig::from_file(&parity_dir().join(format!("configs/{name}.json"))).unwrap();
+    GptOss::dummy(config, seed, &ModelOptions { compute, ..ModelOptions::default() }).unwrap()
+}
+
+#[test]
+fn tiny() {
+    check("tiny", &random_model("tiny", 1, ComputeType::F32), &LENGTHS, TOLERANCE);
+}
+
+#[test]
+fn uneven() {
+    check("uneven", &random_model("uneven", 2, ComputeType::F32), &LENGTHS, TOLERANCE);
+}
+
+#[test]
+fn layers_of_20b() {
+    check("layers-of-20b", &random_model("layers-of-20b", 3, ComputeType::F32), &LENGTHS, TOLERANCE);
+}
