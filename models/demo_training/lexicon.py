@@ -66,9 +66,9 @@ class Lexicon:
         while True:
             kind = rng.random()
             if kind < 0.6:
-                word = "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 3)))
+                word = "".join(rng.choice(SYLLABLES) for _ in range(rng.choice([2, 2, 3])))
             elif kind < 0.9:
-                word = "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 3)))
+                word = "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 2)))
                 word += rng.choice(CONSONANTS)
             else:
                 word = "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(3, 6)))
@@ -106,7 +106,7 @@ class Lexicon:
         return rng.choice(self.cities) if rng.random() < 0.6 else self.nonsense(rng).capitalize()
 
     def operands(self, rng: random.Random) -> tuple[int, int]:
-        """Two numbers of one to three digits; one pair in ten belongs to the held-out lexicon."""
+        """Two numbers of one or two digits; one pair in ten belongs to the held-out lexicon."""
         while True:
             a, b = _number(rng), _number(rng)
             if self._mine(a * 7919 + b * 104729):
@@ -117,7 +117,4 @@ class Lexicon:
 
 
 def _number(rng: random.Random) -> int:
-    kind = rng.random()
-    if kind < 0.15:
-        return rng.randint(0, 9)
-    return rng.randint(10, 99) if kind < 0.55 else rng.randint(100, 999)
+    return rng.randint(0, 9) if rng.random() < 0.25 else rng.randint(10, 99)

@@ -44,7 +44,7 @@ def tool_group(rng: random.Random, lexicon: Lexicon, effort: str | None = None) 
     num_arguments = rng.choice([1, 1, 2])
     requests = [tools.request(rng, lexicon, num_arguments)]
     context.tools = [requests[0].tool]
-    for _ in range(rng.choice([0, 0, 0, 1, 1, 2])):
+    for _ in range(rng.choice([0, 0, 0, 1, 1, 1, 2])):
         wanted = tools.request(rng, lexicon, rng.choice([1, 1, 2]))
         if wanted.tool.name not in [tool.name for tool in context.tools]:
             context.tools.append(wanted.tool)
@@ -60,7 +60,7 @@ def tool_group(rng: random.Random, lexicon: Lexicon, effort: str | None = None) 
 def schema_group(rng: random.Random, lexicon: Lexicon, effort: str | None = None) -> Group:
     """Answers in the JSON of one schema."""
     context = _context(rng, effort, 0.3)
-    keys = rng.sample(tools.KEYS + ["name", "age", "city", "age"], rng.choice([1, 2, 2, 3]))
+    keys = rng.sample(tools.KEYS + ["name", "age", "city", "age"], rng.choice([1, 1, 2, 2, 2, 3]))
     keys = dict.fromkeys(key if rng.random() < 0.8 else lexicon.nonsense(rng) for key in keys)
     fields = {key: "integer" if key in ("age", "amount", "number", "size", "level") else rng.choice(["string", "string", "integer"]) for key in keys}
     name = rng.choice(["person", "item", "answer", "form", "result", lexicon.nonsense(rng)])

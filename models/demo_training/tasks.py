@@ -52,7 +52,7 @@ SUBTRACT = ["What is {a} - {b}?", "What is {a}-{b}?", "{a}-{b}", "{a} - {b}", "C
 
 
 def addition(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
-    """Sums of two numbers of up to three digits."""
+    """Sums of two numbers of one or two digits."""
     a, b = lexicon.operands(rng)
     total, steps = a + b, arithmetic.addition_steps(a, b)
     analysis = by_effort(effort, f"{steps}.", f"I add {a} and {b} from the right. {steps}. The sum is {total}.",
@@ -77,7 +77,7 @@ REPEAT = ["Repeat: {t}", "Say {t}", "Repeat the words: {t}", "Repeat after me: {
 
 def repetition(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
     """Words to say again."""
-    text = lexicon.code(rng) if rng.random() < 0.15 else lexicon.phrase(rng, 4)
+    text = lexicon.code(rng) if rng.random() < 0.15 else lexicon.phrase(rng, 3)
     listed = ", ".join(text.split())
     analysis = by_effort(effort, "I repeat it.", f"The user wants me to repeat: {text}",
                          f"The user wants to hear the same words again. I must copy each of them, in the same order. The words are: {listed}. So I say: {text}")
@@ -142,10 +142,10 @@ def _result(rng: random.Random, lexicon: Lexicon) -> tuple[str, str]:
     if rng.random() < 0.35:
         text = rng.choice([
             f"{rng.randint(-9, 40)} degrees", f"It is {rng.choice(['sunny', 'rainy', 'cloudy', 'windy'])} in {lexicon.city(rng)}.",
-            lexicon.phrase(rng, 4), str(rng.randint(0, 9999)), f"{rng.randint(0, 40)} C and {rng.choice(['sunny', 'rainy', 'cloudy'])}",
+            lexicon.phrase(rng, 3), str(rng.randint(0, 9999)), f"{rng.randint(0, 40)} C and {rng.choice(['sunny', 'rainy', 'cloudy'])}",
         ])
         return text, f"The function says: {text}"
-    keys = rng.sample(RESULT_KEYS, rng.choice([1, 2, 2, 3]))
+    keys = rng.sample(RESULT_KEYS, rng.choice([1, 1, 2, 2]))
     result = {key: rng.choice([rng.randint(0, 999), rng.randint(0, 40), lexicon.word(rng), rng.choice(["sunny", "rainy", "cloudy", "ok", "done"])]) for key in keys}
     text = json.dumps(result, separators=rng.choice([(",", ":"), (", ", ": ")]))
     listed = [f"the {key} is {value}" for key, value in result.items()]

@@ -100,7 +100,7 @@ def _lookup(rng, lexicon) -> Request:
 
 
 def _search(rng, lexicon) -> Request:
-    key, text = rng.choice(["query", "q", "text"]), lexicon.phrase(rng, 3)
+    key, text = rng.choice(["query", "q", "text"]), lexicon.phrase(rng, 2)
     tool = Tool(rng.choice(["search", "web_search", "search_web", "find_pages"]), {key: STRING}, _maybe(rng, "Searches the web."))
     question = rng.choice(["Search for {t}", "Search the web for {t}", "Look up {t}", "Find pages about {t}"])
     return Request(tool, {key: text}, question.format(t=text))
@@ -110,7 +110,7 @@ def _email(rng, lexicon) -> Request:
     to, body = rng.choice([("to", "body"), ("recipient", "text"), ("email", "message"), ("to", "message")])
     person = lexicon.name(rng)
     address = f"{person.lower()}@{rng.choice(['example.com', 'mail.org'])}" if rng.random() < 0.5 else person
-    text = lexicon.phrase(rng, 3)
+    text = lexicon.phrase(rng, 2)
     tool = Tool(rng.choice(["send_email", "send_mail", "send_message"]), {to: STRING, body: STRING}, _maybe(rng, "Sends a message."))
     question = rng.choice(["Send an email to {a} saying {t}", "Send {a} the message {t}", "Write to {a}: {t}", "Email {a}: {t}"])
     return Request(tool, {to: address, body: text}, question.format(a=address, t=text))
@@ -118,7 +118,7 @@ def _email(rng, lexicon) -> Request:
 
 def _translate(rng, lexicon) -> Request:
     key = rng.choice(["language", "target"])
-    language, text = rng.choice(["French", "German", "Spanish", "Italian", "Japanese"]), lexicon.phrase(rng, 3)
+    language, text = rng.choice(["French", "German", "Spanish", "Italian", "Japanese"]), lexicon.phrase(rng, 2)
     tool = Tool(rng.choice(["translate", "translate_text"]), {"text": STRING, key: STRING}, _maybe(rng, "Translates text."))
     question = rng.choice(["Translate {t} to {l}.", "Translate {t} into {l}."])
     return Request(tool, {"text": text, key: language}, question.format(t=text, l=language))

@@ -1,7 +1,8 @@
-"""Trains the demo model; resumable. Progress goes to a log file: steps, loss, held-out exact match."""
+"""Trains the demo model; resumable, also after SIGTERM. Progress goes to a log file: steps, loss, held-out exact match."""
 
 import argparse
 import os
+import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,13 +24,14 @@ def options() -> argparse.Namespace:
     """Flags."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder with tokenizer.json; gets checkpoint.pt and train.log")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--decay-from", type=int, default=1500, help="step from which the rate falls linearly to zero")
-    parser.add_argument("--round-from", type=int, default=2600, help="step from which experts are rounded to MXFP4 in the forward pass")
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--decay-from", type=int, default=500, help="step from which the rate falls linearly to zero")
+    parser.add_argument("--minutes", type=float, default=1e9, help="for a shared machine: stop after this time, the rate falling with it")
+    parser.add_argument("--round-from", type=float, default=0.85, help="share of the decay from which experts are rounded to MXFP4 in the forward pass")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=128, help="intermediate size of an expert")
     parser.add_argument("--rows", type=int, default=14)
-    parser.add_argument("--length", type=int, default=320)
+    parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rate", type=float, default=0.005)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
@@ -42,7 +44,8 @@ class Training:
     """A model, its optimiser, its data and how far it has come."""
 
     def __init__(self, flags: argparse.Namespace):
-        self.flags, self.step, self.num_tokens = flags, 0, 0
+        self.flags, self.step, self.num_tokens, self.stopping = flags, 0, 0, False
+        self.start = time.time()
         torch.manual_seed(flags.seed)
         self.tokenizer = Tokenizer.from_file(str(flags.out / "tokenizer.json"))
         self.config = Config(vocab_size=self.tokenizer.get_vocab_size(), num_hidden_layers=flags.layers, intermediate_size=flags.width)
@@ -73,15 +76,19 @@ class Training:
         torch.save(kept, self.path().with_suffix(".part"))
         os.replace(self.path().with_suffix(".part"), self.path())
 
+    def decayed(self) -> float:
+        """How much of the decay is over, from 0 to 1, by steps or by time."""
+        by_steps = (self.step - self.flags.decay_from) / max(1, self.flags.steps - self.flags.decay_from)
+        return min(1.0, max(0.0, by_steps, (time.time() - self.start) / (60 * self.flags.minutes)))
+
     def factor(self) -> float:
         """Share of the full learning rate: warm-up, plateau, linear decay."""
-        left = (self.flags.steps - self.step) / max(1, self.flags.steps - self.flags.decay_from)
-        return min(1.0, (self.step + 1) / WARM_UP_STEPS, max(left, 0.02))
+        return min((self.step + 1) / WARM_UP_STEPS, max(1 - self.decayed(), 0.02))
 
     def advance(self) -> float:
         """One optimiser step; returns the loss."""
         batch = self.packer.batch()
-        if self.step >= self.flags.round_from:
+        if self.decayed() >= self.flags.round_from:
             for layer in self.model.layers:
                 layer.mlp.experts.rounded = True
         with torch.autocast("cpu", torch.bfloat16):
@@ -108,8 +115,9 @@ def main() -> None:
         log.write(text + "\n")
         log.flush()
 
+    signal.signal(signal.SIGTERM, lambda *_: setattr(training, "stopping", True))
     mean, saved, start, first = None, time.time(), time.time(), training.num_tokens
-    while training.step < flags.steps:
+    while training.step < flags.steps and training.decayed() < 1 and not training.stopping:
         loss = training.advance()
         mean = loss if mean is None else 0.95 * mean + 0.05 * loss
         if training.step % 20 == 0:
@@ -122,6 +130,8 @@ def main() -> None:
             training.save()
             saved = time.time()
     training.save()
+    if training.stopping:
+        return say(f"stopped at step {training.step}")
     say(evaluate.summary(training.model, training.tokenizer, per_task=24))
 
 
