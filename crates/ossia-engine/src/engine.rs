@@ -91,6 +91,7 @@ impl Engine {
         if self.scheduler.remove(id).is_some() {
             self.outputs.remove(&id);
             self.totals.num_aborted_total += 1;
+            self.publish();
         }
     }
 
@@ -183,7 +184,7 @@ impl Engine {
     }
 
     /// Publishes the figures, then the events.
-    pub(crate) fn publish(&mut self) {
+    fn publish(&mut self) {
         let stats = self.stats();
         debug_assert!(stats.blocks_add_up(), "{stats:?}");
         debug_assert!(!self.is_idle() || stats.num_blocks_used == 0, "{stats:?}");

@@ -17,6 +17,7 @@ mod constraint;
 mod engine;
 mod error;
 mod generation;
+mod gpt_oss_runner;
 mod handle;
 #[cfg(test)]
 mod property_tests;
@@ -36,6 +37,7 @@ pub use error::{EngineError, SubmitError};
 pub use generation::{
     FinishReason, GeneratedToken, Generation, GenerationEvent, TokenLogprob, TokenLogprobs,
 };
+pub use gpt_oss_runner::GptOssRunner;
 pub use handle::EngineHandle;
 pub use request::GenerationRequest;
 pub use runner::{ModelRunner, RunnerError, RunnerSpec};

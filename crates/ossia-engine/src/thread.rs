@@ -86,9 +86,6 @@ fn run(mut engine: Engine, commands: &Receiver<Command>) {
             Some(Command::Shutdown) => break,
             None => engine.step(),
         }
-        if engine.is_idle() {
-            engine.publish();
-        }
     }
     engine.fail_all("the engine is shutting down");
 }
