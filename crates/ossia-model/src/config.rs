@@ -2,6 +2,8 @@
 
 mod fields;
 mod parse;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::Path;

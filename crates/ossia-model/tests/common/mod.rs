@@ -6,39 +6,39 @@ use std::path::PathBuf;
 
 use ossia_model::{BlockTable, ForwardBatch, GptOss, KvCache, KvMetadata, Logits};
 
-pub const BLOCK_SIZE: usize = 16;
+pub(crate) const BLOCK_SIZE: usize = 16;
 
 /// The folder tests/parity of the repository.
-pub fn parity_dir() -> PathBuf {
+pub(crate) fn parity_dir() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity")
 }
 
 /// A sequence and its blocks in both groups.
-pub struct Sequence {
-    pub ids: Vec<u32>,
+pub(crate) struct Sequence {
+    pub(crate) ids: Vec<u32>,
     /// Tokens computed so far.
-    pub computed: usize,
+    pub(crate) computed: usize,
     full: BlockTable,
     sliding: BlockTable,
 }
 
 /// A model, its cache and the blocks that nobody holds.
-pub struct Driver<'a> {
-    pub model: &'a GptOss,
-    pub cache: KvCache,
+pub(crate) struct Driver<'a> {
+    pub(crate) model: &'a GptOss,
+    pub(crate) cache: KvCache,
     free: Vec<u32>,
 }
 
 impl<'a> Driver<'a> {
     /// `stride` (odd) shuffles the physical blocks.
-    pub fn new(model: &'a GptOss, num_blocks: usize, stride: usize) -> Self {
+    pub(crate) fn new(model: &'a GptOss, num_blocks: usize, stride: usize) -> Self {
         let num_blocks = num_blocks.next_power_of_two();
         let cache = model.allocate_kv_cache(num_blocks, BLOCK_SIZE).unwrap();
         let free = (0..num_blocks).map(|block| ((block * stride + 3) % num_blocks) as u32).collect();
         Self { model, cache, free }
     }
 
-    pub fn sequence(&self, ids: &[u32]) -> Sequence {
+    pub(crate) fn sequence(&self, ids: &[u32]) -> Sequence {
         Sequence {
             ids: ids.to_vec(),
             computed: 0,
@@ -48,7 +48,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Computes the next `num_tokens` of each sequence in one pass; logits of all of them.
-    pub fn step(&mut self, parts: &mut [(&mut Sequence, usize)]) -> Logits {
+    pub(crate) fn step(&mut self, parts: &mut [(&mut Sequence, usize)]) -> Logits {
         let mut batch = ForwardBatch { cu_seqlens_q: vec![0], ..ForwardBatch::default() };
         for (seq, num_tokens) in parts.iter_mut() {
             self.push(&mut batch, seq, *num_tokens);
@@ -89,7 +89,7 @@ impl<'a> Driver<'a> {
 }
 
 /// Logits of all of `ids`, computed `chunk` tokens at a time.
-pub fn logits_of(model: &GptOss, ids: &[u32], chunk: usize) -> Vec<f32> {
+pub(crate) fn logits_of(model: &GptOss, ids: &[u32], chunk: usize) -> Vec<f32> {
     // The last chunk's blocks of the sliding group are taken before the window's are given back.
     let num_blocks = 2 * ids.len().div_ceil(BLOCK_SIZE) + 2;
     let mut driver = Driver::new(model, num_blocks, 5);
