@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{logits_of, parity_dir};
 use ossia_model::{ComputeType, GptOss, GptOssConfig, ModelOptions};
 use safetensors::{SafeTensors, tensor::TensorView};
@@ -21,6 +23,8 @@ const LENGTHS: [usize; 5] = [1, 17, 129, 300, 5000];
 struct Difference {
     /// Largest |difference| over the largest |logit|.
     ratio: f32,
+    /// Root mean square of the differences over that of the logits.
+    rms: f32,
     /// Positions whose most likely token differs, of those where the reference is sure beyond the tolerance.
     wrong_argmax: usize,
 }
@@ -52,7 +56,7 @@ impl Golden {
 
     fn compare(&self, logits: &[f32], vocab_size: usize) -> Difference {
         let mut worst = 0f32;
-        let mut wrong_argmax = 0;
+        let (mut squares, mut wrong_argmax) = (0f32, 0);
         for (idx, &position) in self.positions.iter().enumerate() {
             let row = &logits[position as usize * vocab_size..][..vocab_size];
             let expected = &self.logits[idx * self.columns.len()..][..self.columns.len()];
@@ -60,12 +64,14 @@ impl Golden {
                 let difference = (row[column as usize] - expected).abs();
                 assert!(difference.is_finite());
                 worst = worst.max(difference);
+                squares += difference * difference;
             }
             let argmax = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
             let sure = self.lead[idx] > 2.0 * TOLERANCE * self.max_abs;
             wrong_argmax += usize::from(sure && argmax != self.argmax[idx] as usize);
         }
-        Difference { ratio: worst / self.max_abs, wrong_argmax }
+        let rms = (squares / self.logits.iter().map(|x| x * x).sum::<f32>()).sqrt();
+        Difference { ratio: worst / self.max_abs, rms, wrong_argmax }
     }
 }
 
@@ -78,7 +84,12 @@ fn f32s(tensor: &TensorView) -> Vec<f32> {
 }
 
 fn check(name: &str, model: &GptOss, lengths: &[usize], tolerance: f32) {
-    let file = std::fs::read(parity_dir().join(format!("goldens/{name}.safetensors"))).unwrap();
+    check_file(&parity_dir().join(format!("goldens/{name}.safetensors")), model, lengths, tolerance);
+}
+
+fn check_file(path: &Path, model: &GptOss, lengths: &[usize], tolerance: f32) {
+    let name = path.file_stem().unwrap().to_string_lossy();
+    let file = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&file).unwrap();
     for &length in lengths {
         let golden = Golden::read(&file, length);
@@ -87,7 +98,7 @@ fn check(name: &str, model: &GptOss, lengths: &[usize], tolerance: f32) {
         let difference = golden.compare(&logits, model.config().vocab_size);
         eprintln!("{name}, {length} tokens: {difference:?}");
         assert!(difference.ratio <= tolerance, "{name}, {length} tokens: {difference:?}");
-        assert_eq!(difference.wrong_argmax, 0, "{name}, {length} tokens");
+        assert!(difference.wrong_argmax == 0 || tolerance > TOLERANCE, "{name}, {length} tokens");
     }
 }
 
@@ -109,4 +120,34 @@ fn uneven() {
 #[test]
 fn layers_of_20b() {
     check("layers-of-20b", &random_model("layers-of-20b", 3, ComputeType::F32), &LENGTHS, TOLERANCE);
+}
+
+/// What rounding activations to bf16 costs: stated, and bounded so that it cannot grow unseen.
+#[test]
+fn bf16_activations_stay_near() {
+    for (name, seed) in [("tiny", 1), ("uneven", 2)] {
+        let model = random_model(name, seed, ComputeType::Bf16);
+        let file = std::fs::read(parity_dir().join(format!("goldens/{name}.safetensors"))).unwrap();
+        let file = SafeTensors::deserialize(&file).unwrap();
+        for length in [17, 300] {
+            let golden = Golden::read(&file, length);
+            let logits = logits_of(&model, &golden.ids, CHUNK);
+            let difference = golden.compare(&logits, model.config().vocab_size);
+            eprintln!("{name} in bf16, {length} tokens: {difference:?}");
+            assert!(difference.rms < 0.05, "{name}, {length} tokens: {difference:?}");
+        }
+    }
+}
+
+/// Any checkpoint against a golden of it: `OSSIA_PARITY='CHECKPOINT GOLDEN f32 2e-3' cargo nextest run -p
+/// ossia-model --run-ignored all --no-capture by_hand`.
+#[test]
+#[ignore = "needs OSSIA_PARITY"]
+fn by_hand() {
+    let arguments = std::env::var("OSSIA_PARITY").unwrap();
+    let [checkpoint, golden, dtype, tolerance] = arguments.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let compute = if dtype == "f32" { ComputeType::F32 } else { ComputeType::Bf16 };
+    let options = ModelOptions { compute, ..ModelOptions::default() };
+    let model = GptOss::load(Path::new(checkpoint), &options, &mut |_| {}).unwrap();
+    check_file(Path::new(golden), &model, &LENGTHS, tolerance.parse().unwrap());
 }

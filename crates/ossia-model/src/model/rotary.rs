@@ -23,13 +23,14 @@ pub(super) struct RotaryEmbedding {
 
 impl RotaryEmbedding {
     pub(super) fn new(config: &GptOssConfig) -> Self {
-        let head_dim = config.head_dim;
-        let inv_freq = |dim: usize| 1.0 / (config.rope_theta as f32).powf(2.0 * dim as f32 / head_dim as f32);
-        let plain: Vec<f32> = (0..head_dim / 2).map(inv_freq).collect();
+        let pos_freqs = pos_freqs(config.rope_theta, config.head_dim);
         match &config.rope_scaling {
-            None => Self { inv_freq: plain, attention_factor: 1.0 },
+            None => {
+                let inv_freq = pos_freqs.iter().map(|freq| 1.0 / freq).collect();
+                Self { inv_freq, attention_factor: 1.0 }
+            }
             Some(yarn) => Self {
-                inv_freq: stretch(&plain, yarn, config.rope_theta),
+                inv_freq: stretch(&pos_freqs, yarn, config.rope_theta),
                 attention_factor: yarn.attention_factor,
             },
         }
@@ -49,10 +50,18 @@ impl RotaryEmbedding {
     }
 }
 
+/// Positions per radian of each pair of dimensions, `[head_dim / 2]`.
+fn pos_freqs(theta: f64, head_dim: usize) -> Vec<f32> {
+    // The exponent is rounded to f32 and so is the power, as in the references.
+    let power = |dim: usize| theta.powf(f64::from(2.0 * dim as f32 / head_dim as f32)) as f32;
+    (0..head_dim / 2).map(power).collect()
+}
+
 /// Keeps the frequencies that turn often over the original context, divides the slow ones by `factor`,
-/// and ramps between.
-fn stretch(plain: &[f32], yarn: &YarnConfig, theta: f64) -> Vec<f32> {
-    let head_dim = 2.0 * plain.len() as f64;
+/// and ramps between. Each step is rounded to f32 as in the references: at position 5000 one unit in the
+/// last place of a frequency turns its pair by 0.0003 radians, more than all other rounding together.
+fn stretch(pos_freqs: &[f32], yarn: &YarnConfig, theta: f64) -> Vec<f32> {
+    let head_dim = 2.0 * pos_freqs.len() as f64;
     // The dimension that turns `rotations` times over the original context.
     let dim_of = |rotations: f64| {
         let context = yarn.original_max_position_embeddings as f64;
@@ -67,11 +76,13 @@ fn stretch(plain: &[f32], yarn: &YarnConfig, theta: f64) -> Vec<f32> {
     if low == high {
         high += 0.001;
     }
-    let stretched = |(dim, &freq): (usize, &f32)| {
-        let slow = ((dim as f64 - low) / (high - low)).clamp(0.0, 1.0);
-        (f64::from(freq) / yarn.factor * slow + f64::from(freq) * (1.0 - slow)) as f32
+    let (low, width) = (low as f32, (high - low) as f32);
+    let stretched = |(dim, &pos_freq): (usize, &f32)| {
+        let (kept, divided) = (1.0 / pos_freq, 1.0 / (yarn.factor as f32 * pos_freq));
+        let keep = 1.0 - ((dim as f32 - low) / width).clamp(0.0, 1.0);
+        divided * (1.0 - keep) + kept * keep
     };
-    plain.iter().enumerate().map(stretched).collect()
+    pos_freqs.iter().enumerate().map(stretched).collect()
 }
 
 #[cfg(test)]
@@ -89,11 +100,10 @@ mod tests {
             truncate: false,
             attention_factor: 1.3465735902799727,
         };
-        let plain: Vec<f32> = (0..32).map(|i| 1.0 / 150_000f32.powf(i as f32 / 32.0)).collect();
-        let stretched = stretch(&plain, &yarn, 150_000.0);
+        let stretched = stretch(&pos_freqs(150_000.0, 64), &yarn, 150_000.0);
         for (dim, expected) in EXPECTED {
             let relative = (stretched[dim] - expected).abs() / expected;
-            assert!(relative < 1e-6, "{dim}: {} {expected}", stretched[dim]);
+            assert!(relative < 1.3e-7, "{dim}: {} {expected}", stretched[dim]);
         }
     }
 
