@@ -27,6 +27,7 @@ pub fn embedding(weight: &Matrix, ids: &[u32]) -> Result<Tensor> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::WeightBytes;

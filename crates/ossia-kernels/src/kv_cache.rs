@@ -92,6 +92,7 @@ impl WriteSlots<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use candle_core::{DType, Device};

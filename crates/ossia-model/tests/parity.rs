@@ -134,7 +134,7 @@ fn bf16_activations_stay_near() {
             let logits = logits_of(&model, &golden.ids, CHUNK);
             let difference = golden.compare(&logits, model.config().vocab_size);
             eprintln!("{name} in bf16, {length} tokens: {difference:?}");
-            assert!(difference.rms < 0.05, "{name}, {length} tokens: {difference:?}");
+            assert!(difference.rms < 0.1, "{name}, {length} tokens: {difference:?}");
         }
     }
 }

@@ -117,10 +117,10 @@ fn rope_fields<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, ModelError
 
 /// In `rope_parameters` with transformers 5, at the top level before.
 fn rope_theta(fields: &Fields) -> Result<f64, ModelError> {
-    if let Some(rope) = rope_fields(fields)? {
-        if let Some(theta) = rope.optional_positive("rope_theta")? {
-            return Ok(theta);
-        }
+    if let Some(rope) = rope_fields(fields)?
+        && let Some(theta) = rope.optional_positive("rope_theta")?
+    {
+        return Ok(theta);
     }
     Ok(fields.optional_positive("rope_theta")?.unwrap_or(150_000.0))
 }

@@ -145,7 +145,7 @@ mod tests {
         let mut piece = vec![0; 1000];
         fill(&spec, 1, 800, &mut piece);
         assert_eq!(piece, whole[800..1800]);
-        assert_eq!(generate(&spec, 1).unwrap().as_slice(), whole);
+        assert_eq!(generate(&spec, 1).expect("memory").as_slice(), whole);
         assert_ne!(bytes(&spec, 2), whole);
         assert_ne!(bytes(&self::spec("b", Fill::Blocks), 1), whole);
     }

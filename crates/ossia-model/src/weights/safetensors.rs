@@ -165,16 +165,16 @@ fn parse_entry(name: &str, entry: &Value, data_start: usize, file_len: usize) ->
         ));
     }
     let count = shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
-    if let Some(unit) = dtype_size(&dtype) {
-        if count.and_then(|count| count.checked_mul(unit)) != Some(end - start) {
-            return Err(format!("gives tensor `{name}` ({dtype} {shape:?}) {} bytes", end - start));
-        }
+    if let Some(unit) = dtype_size(&dtype)
+        && count.and_then(|count| count.checked_mul(unit)) != Some(end - start)
+    {
+        return Err(format!("gives tensor `{name}` ({dtype} {shape:?}) {} bytes", end - start));
     }
     Ok(Entry { dtype, shape, range: start..end })
 }
 
 /// Bytes of an element of the types that this crate reads.
-pub(super) fn dtype_size(dtype: &str) -> Option<usize> {
+fn dtype_size(dtype: &str) -> Option<usize> {
     match dtype {
         "U8" => Some(1),
         "BF16" | "F16" => Some(2),

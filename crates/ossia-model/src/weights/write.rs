@@ -105,3 +105,31 @@ fn header(specs: &[TensorSpec]) -> String {
     text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{Checkpoint, DummyWeights, WeightSource};
+
+    const CONFIG: &str = include_str!("../../../../tests/parity/configs/tiny.json");
+
+    #[test]
+    fn shards_hold_what_the_dummy_makes() {
+        let config = GptOssConfig::from_json(CONFIG).expect("a good file");
+        let dummy = DummyWeights::new(&config, 5).expect("a good shape");
+        for max_shard_bytes in [1, 40_000, usize::MAX] {
+            let dir = tempfile::tempdir().expect("a folder");
+            write_sharded(dir.path(), &config, 5, max_shard_bytes).expect("written");
+            let checkpoint = Checkpoint::open(dir.path()).expect("readable");
+            assert_eq!(checkpoint.total_bytes(), dummy.total_bytes());
+            for spec in layout::tensors(&config).expect("a good shape") {
+                let read = |source: &dyn WeightSource| {
+                    source.tensor(&spec.name).expect("readable").expect("present")
+                };
+                let (stored, made) = (read(&checkpoint), read(&dummy));
+                assert_eq!((&stored.dtype, &stored.shape), (&made.dtype, &made.shape));
+                assert!(stored.bytes.as_slice() == made.bytes.as_slice(), "{}", spec.name);
+            }
+        }
+    }
+}
