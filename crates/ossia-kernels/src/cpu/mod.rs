@@ -4,11 +4,13 @@
 pub(crate) mod amx;
 mod isa;
 mod pool;
+mod scratch;
 mod shared;
 
 pub use isa::Isa;
 pub(crate) use pool::{for_each_task, threads_for};
 pub use pool::{num_threads, set_num_threads};
+pub(crate) use scratch::Scratch;
 pub(crate) use shared::SharedSlice;
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};

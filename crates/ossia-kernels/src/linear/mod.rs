@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use crate::cpu::{SharedSlice, check_activation, contiguous_f32, for_each_task, threads_for};
-use crate::matmul::{Matmul, ROWS_PER_TASK, multiply};
+use crate::cpu::{Scratch, SharedSlice, check_activation, contiguous_f32, for_each_task, threads_for};
+use crate::matmul::{Matmul, multiply, rows_per_task};
 use crate::weight::Matrix;
 use crate::{ComputeType, Isa, KernelError, Result};
 
@@ -66,10 +66,11 @@ impl Linear {
         let shared = SharedSlice::new(&mut y);
         let packed = self.matmul.pack(weight, x, 0..num_tokens);
         let threads = threads_for(weight.rows * weight.cols * num_tokens.div_ceil(8));
-        for_each_task(weight.rows.div_ceil(ROWS_PER_TASK), threads, |task| {
-            let first = task * ROWS_PER_TASK;
-            let rows = first..(first + ROWS_PER_TASK).min(weight.rows);
-            let mut part = vec![0f32; num_tokens * rows.len()];
+        let step = rows_per_task(num_tokens);
+        for_each_task(weight.rows.div_ceil(step), threads, |task| {
+            let first = task * step;
+            let rows = first..(first + step).min(weight.rows);
+            let mut part = Scratch::new(num_tokens * rows.len());
             multiply(weight, rows.clone(), &packed, &mut part);
             for (t, part) in part.chunks_exact(rows.len()).enumerate() {
                 let at = t * weight.rows;

@@ -30,8 +30,15 @@ use crate::{ComputeType, Isa};
 
 use f32_pack::F32Rows;
 
-/// Weight rows that one task of an op multiplies; even, and whole passes of every path.
-pub(crate) const ROWS_PER_TASK: usize = 64;
+/// Weight rows that one task of an op multiplies; even, and whole passes of every path. With many tokens
+/// each task reads all activations, so it takes more rows.
+pub(crate) fn rows_per_task(num_tokens: usize) -> usize {
+    match num_tokens {
+        ..=128 => 64,
+        ..=256 => 128,
+        _ => 256,
+    }
+}
 
 /// How the products of an op are computed; chosen once, when the op is made.
 #[derive(Clone, Copy, Debug)]

@@ -3,8 +3,8 @@
 use super::MoeExperts;
 use super::router::Routes;
 use super::swiglu::swiglu_rows;
-use crate::cpu::{SharedSlice, for_each_task, threads_for};
-use crate::matmul::{PackedActivations, ROWS_PER_TASK, multiply};
+use crate::cpu::{Scratch, SharedSlice, for_each_task, threads_for};
+use crate::matmul::{PackedActivations, multiply, rows_per_task};
 use crate::weight::ExpertWeights;
 
 impl MoeExperts {
@@ -18,10 +18,10 @@ impl MoeExperts {
     }
 
     /// SwiGLU of the first projection for each slot, `[num_slots, intermediate]`.
-    fn gate_up(&self, routes: &Routes, x: &[f32]) -> Vec<f32> {
+    fn gate_up(&self, routes: &Routes, x: &[f32]) -> Scratch {
         let w = &self.weights;
         let inter = w.down.cols();
-        let mut activated = vec![0f32; routes.num_slots() * inter];
+        let mut activated = Scratch::new(routes.num_slots() * inter);
         let shared = SharedSlice::new(&mut activated);
         let packed = self.pack(&w.gate_up, routes, x, |slot| routes.token(slot));
         self.project(&w.gate_up, routes, &packed, |expert, slot, first_row, gate_up| {
@@ -35,10 +35,10 @@ impl MoeExperts {
     }
 
     /// The second projection with its bias for each slot, `[num_slots, hidden]`.
-    fn down(&self, routes: &Routes, activated: &[f32]) -> Vec<f32> {
+    fn down(&self, routes: &Routes, activated: &[f32]) -> Scratch {
         let w = &self.weights;
         let hidden = w.down.rows();
-        let mut outputs = vec![0f32; routes.num_slots() * hidden];
+        let mut outputs = Scratch::new(routes.num_slots() * hidden);
         let shared = SharedSlice::new(&mut outputs);
         let packed = self.pack(&w.down, routes, activated, |slot| slot);
         self.project(&w.down, routes, &packed, |expert, slot, first_row, down| {
@@ -86,7 +86,8 @@ impl MoeExperts {
         done: impl Fn(usize, usize, usize, &[f32]) + Sync,
     ) {
         let visits = routes.visits();
-        let tasks_per_visit = weights.rows().div_ceil(ROWS_PER_TASK);
+        let step = rows_per_task(routes.num_slots() / visits.len().max(1));
+        let tasks_per_visit = weights.rows().div_ceil(step);
         let cost = visits.iter().map(|v| v.slots.len().div_ceil(8)).sum::<usize>();
         let threads = threads_for(cost * weights.rows() * weights.cols());
         for_each_task(visits.len() * tasks_per_visit, threads, |task| {
@@ -94,9 +95,9 @@ impl MoeExperts {
             let (visit, Some(x)) = (&visits[idx], &packed[idx]) else {
                 return;
             };
-            let first = part * ROWS_PER_TASK;
-            let rows = first..(first + ROWS_PER_TASK).min(weights.rows());
-            let mut out = vec![0f32; visit.slots.len() * rows.len()];
+            let first = part * step;
+            let rows = first..(first + step).min(weights.rows());
+            let mut out = Scratch::new(visit.slots.len() * rows.len());
             multiply(weights.expert(visit.expert), rows.clone(), x, &mut out);
             for (slot, values) in visit.slots.clone().zip(out.chunks_exact(rows.len())) {
                 done(visit.expert, slot, rows.start, values);
@@ -106,16 +107,22 @@ impl MoeExperts {
 
     /// Weighted sum of each token's slots, in the token's own order of experts.
     fn combine(&self, routes: &Routes, outputs: &[f32]) -> Vec<f32> {
-        let hidden = self.hidden_size();
-        let mut y = vec![0f32; routes.num_tokens() * hidden];
-        for (token, y) in y.chunks_mut(hidden.max(1)).enumerate() {
-            for (slot, weight) in routes.of_token(token) {
-                let out = &outputs[slot * hidden..(slot + 1) * hidden];
-                for (y, v) in y.iter_mut().zip(out) {
-                    *y += weight * v;
+        const TOKENS_PER_TASK: usize = 8;
+        let (hidden, num_tokens) = (self.hidden_size(), routes.num_tokens());
+        let mut y = vec![0f32; num_tokens * hidden];
+        let shared = SharedSlice::new(&mut y);
+        let threads = threads_for(outputs.len());
+        for_each_task(num_tokens.div_ceil(TOKENS_PER_TASK), threads, |task| {
+            let first = task * TOKENS_PER_TASK;
+            for token in first..(first + TOKENS_PER_TASK).min(num_tokens) {
+                // SAFETY: each token has its own row.
+                let y = unsafe { shared.range(token * hidden..(token + 1) * hidden) };
+                for (slot, weight) in routes.of_token(token) {
+                    let out = &outputs[slot * hidden..(slot + 1) * hidden];
+                    y.iter_mut().zip(out).for_each(|(y, v)| *y += weight * v);
                 }
             }
-        }
+        });
         y
     }
 }

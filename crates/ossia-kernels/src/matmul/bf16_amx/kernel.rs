@@ -37,11 +37,20 @@ impl Sums {
 }
 
 /// Adds products of 32 rows with 32 tokens over `num_blocks` blocks to the sums; `fresh` starts from zero.
+/// `meanwhile` runs once per block: other work for the vector units while the tile unit is busy.
 ///
 /// # Safety
 /// Tiles are configured full; both runs and the sums are readable, the sums writable.
-#[inline(always)]
-pub(super) unsafe fn dot_2x2(a: [TileRun; 2], b: [TileRun; 2], sums: Sums, num_blocks: usize, fresh: bool) {
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn dot_2x2(
+    a: [TileRun; 2],
+    b: [TileRun; 2],
+    sums: Sums,
+    num_blocks: usize,
+    fresh: bool,
+    meanwhile: &mut impl Meanwhile,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         if fresh {
@@ -64,6 +73,7 @@ pub(super) unsafe fn dot_2x2(a: [TileRun; 2], b: [TileRun; 2], sums: Sums, num_b
             tile_load!(5, a[1].tile(block), a[1].stride);
             tile_dot!(2, 5, 6);
             tile_dot!(3, 5, 7);
+            meanwhile.step();
         }
         tile_store!(0, sums.tile(0, 0), sums.stride);
         tile_store!(1, sums.tile(0, 16), sums.stride);
@@ -76,8 +86,16 @@ pub(super) unsafe fn dot_2x2(a: [TileRun; 2], b: [TileRun; 2], sums: Sums, num_b
 ///
 /// # Safety
 /// As [`dot_2x2`].
-#[inline(always)]
-pub(super) unsafe fn dot_2x1(a: [TileRun; 2], b: TileRun, sums: Sums, num_blocks: usize, fresh: bool) {
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn dot_2x1(
+    a: [TileRun; 2],
+    b: TileRun,
+    sums: Sums,
+    num_blocks: usize,
+    fresh: bool,
+    meanwhile: &mut impl Meanwhile,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         if fresh {
@@ -93,8 +111,18 @@ pub(super) unsafe fn dot_2x1(a: [TileRun; 2], b: TileRun, sums: Sums, num_blocks
             tile_dot!(0, 4, 6);
             tile_load!(5, a[1].tile(block), a[1].stride);
             tile_dot!(2, 5, 6);
+            meanwhile.step();
         }
         tile_store!(0, sums.tile(0, 0), sums.stride);
         tile_store!(2, sums.tile(16, 0), sums.stride);
     }
+}
+
+/// Work that is done between tile products.
+pub(super) trait Meanwhile {
+    /// Does a small part of it.
+    ///
+    /// # Safety
+    /// AVX-512 F, BW, DQ, VL.
+    unsafe fn step(&mut self);
 }

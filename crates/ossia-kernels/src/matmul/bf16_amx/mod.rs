@@ -16,6 +16,7 @@ mod wide;
 
 use std::ops::Range;
 
+use crate::cpu::Scratch;
 use crate::weight::{Format, MatrixView};
 use stage::{Mxfp4, RowMajor, Transposed};
 
@@ -25,6 +26,11 @@ pub(crate) use pack::TiledRows;
 const BLOCK: usize = 32;
 /// Rows or tokens per tile.
 const GROUP: usize = 16;
+
+/// A buffer of `bytes` bytes for staged tiles, on a cache line.
+fn staging(bytes: usize) -> Scratch {
+    Scratch::new(bytes / size_of::<f32>())
+}
 
 /// As [`super::multiply`].
 ///

@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::kernel::TileRun;
 use super::pack::TiledRows;
 use super::stage::Source;
-use super::{BLOCK, GROUP};
+use super::{BLOCK, GROUP, staging};
+use crate::cpu::Scratch;
 use crate::cpu::amx::{TILE_BYTES, TILE_ROW_BYTES, TileConfig, tile_dot, tile_load, tile_store, tile_zero};
 
 /// Weight rows per pass.
@@ -13,13 +14,8 @@ const ROWS: usize = 4 * GROUP;
 /// Tiles of sums, and of weights per block.
 const TILES: usize = 4;
 
-/// Staged tiles of two blocks: one is filled while the other is used.
-#[repr(C, align(64))]
-struct Stage([[[u8; TILE_BYTES]; TILES]; 2]);
-
-/// Sums of one pass, `[64, width]` row-major.
-#[repr(C, align(64))]
-struct Sums([f32; ROWS * GROUP]);
+/// Bytes of staged tiles of one block; two are staged, one being filled while the other is used.
+const STAGE_BYTES: usize = TILES * TILE_BYTES;
 
 /// As [`super::product`] for one group of tokens.
 ///
@@ -27,17 +23,17 @@ struct Sums([f32; ROWS * GROUP]);
 /// As [`super::product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn product<S: Source>(source: S, rows: Range<usize>, x: &TiledRows, out: &mut [f32]) {
+    let (num_rows, num_tokens) = (rows.len(), x.num_tokens());
     let config = TileConfig::with_narrow(&[0, 1, 2, 3, 7], x.stride());
     // SAFETY: AMX was detected; a stride is at most 64 bytes.
     let _tiles = unsafe { config.load() };
-    let mut stage = Stage([[[0; TILE_BYTES]; TILES]; 2]);
-    let mut sums = Sums([0.0; ROWS * GROUP]);
-    let (num_rows, num_tokens) = (rows.len(), x.num_tokens());
+    let mut stage = staging(2 * STAGE_BYTES);
+    let mut sums = Scratch::new(ROWS * num_tokens);
     for start in (0..num_rows).step_by(ROWS) {
         let count = ROWS.min(num_rows - start);
         // SAFETY: the rows are within the weight; tiles are configured with the width of `x`.
         unsafe { pass(source, rows.start + start, count, x, &mut stage, &mut sums) };
-        for (r, sums) in sums.0.chunks_exact(num_tokens).take(count).enumerate() {
+        for (r, sums) in sums.chunks_exact(num_tokens).take(count).enumerate() {
             for (t, sum) in sums.iter().enumerate() {
                 out[t * num_rows + start + r] = *sum;
             }
@@ -55,8 +51,8 @@ unsafe fn pass<S: Source>(
     row: usize,
     count: usize,
     x: &TiledRows,
-    stage: &mut Stage,
-    sums: &mut Sums,
+    stage: &mut Scratch,
+    sums: &mut Scratch,
 ) {
     let num_blocks = x.num_blocks();
     // SAFETY: as the caller promises; staged blocks are within the columns (padded), direct ones whole.
@@ -72,7 +68,7 @@ unsafe fn pass<S: Source>(
             run_direct(source, row, TileRun { base, stride, step: 2 * BLOCK }, x, block);
         }
         run_staged(source, row, count, block..num_blocks, x, stage);
-        let base = sums.0.as_mut_ptr();
+        let base = sums.as_mut_ptr();
         let step = GROUP * x.width();
         tile_store!(0, base, x.stride());
         tile_store!(1, base.add(step), x.stride());
@@ -117,16 +113,16 @@ unsafe fn run_staged<S: Source>(
     count: usize,
     blocks: Range<usize>,
     x: &TiledRows,
-    stage: &mut Stage,
+    stage: &mut Scratch,
 ) {
     if blocks.is_empty() {
         return;
     }
     let rows_of = |tile: usize| count.saturating_sub(tile * GROUP).min(GROUP);
-    let stage = stage.0.as_mut_ptr();
+    let stage: *mut u8 = stage.as_mut_ptr().cast();
     // SAFETY: the two halves of the buffer hold four tiles each; blocks are in range.
     unsafe {
-        let to = |block: usize, tile: usize| stage.add(block % 2).cast::<u8>().add(tile * TILE_BYTES);
+        let to = |block: usize, tile: usize| stage.add(block % 2 * STAGE_BYTES + tile * TILE_BYTES);
         for tile in 0..TILES {
             let block = blocks.start;
             source.stage(row + tile * GROUP, rows_of(tile), block, to(block, tile));

@@ -3,13 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::{BLOCK, GROUP};
+use crate::cpu::Scratch;
 use crate::matmul::transpose::transpose_16x16;
 use crate::weight::Format;
-
-/// 64 bytes on a cache line of their own.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u16; 32]);
 
 /// Activations as tiles: groups of up to 16 tokens, in each group blocks of 32 values, in each block 16
 /// rows (pairs of values) of `width` tokens. One group of fewer than 16 tokens is as wide as it has
@@ -18,7 +14,8 @@ pub(crate) struct TiledRows {
     num_tokens: usize,
     num_blocks: usize,
     width: usize,
-    lines: Vec<Line>,
+    /// Pairs of bf16.
+    pairs: Scratch,
 }
 
 impl TiledRows {
@@ -36,18 +33,24 @@ impl TiledRows {
         let num_blocks = cols.div_ceil(BLOCK);
         let width = num_tokens.min(GROUP);
         let num_groups = num_tokens.div_ceil(GROUP);
-        let mut lines = vec![Line([0; 32]); num_groups * num_blocks * width];
+        let mut pairs = Scratch::new(num_groups * num_blocks * GROUP * width);
         let order = order(format);
         let mut rows = rows.fuse();
         for group in 0..num_groups {
             let tokens: [Option<&[f32]>; GROUP] = std::array::from_fn(|_| rows.next());
-            let tiles = &mut lines[group * num_blocks * width..][..num_blocks * width];
-            for (block, tile) in tiles.chunks_mut(width).enumerate() {
-                let values = tokens.map(|row| round_block(row.unwrap_or(&[]), block, order));
-                write_tile(values, width, tile);
+            let tiles = &mut pairs[group * num_blocks * GROUP * width..];
+            for (block, tile) in tiles.chunks_mut(GROUP * width).take(num_blocks).enumerate() {
+                let values = |row: &[f32]| round_block(row, block, order);
+                match (width, tokens[0]) {
+                    // SAFETY: a tile that is one token wide has 64 bytes.
+                    (1, Some(row)) => unsafe {
+                        _mm512_storeu_si512(tile.as_mut_ptr().cast(), values(row));
+                    },
+                    _ => write_tile(tokens.map(|row| row.map_or(_mm512_setzero_si512(), values)), tile),
+                }
             }
         }
-        Self { num_tokens, num_blocks, width, lines }
+        Self { num_tokens, num_blocks, width, pairs }
     }
 
     /// Number of tokens.
@@ -82,8 +85,8 @@ impl TiledRows {
 
     /// The tile of a group and block.
     pub(super) fn tile(&self, group: usize, block: usize) -> *const u8 {
-        let at = (group * self.num_blocks + block) * self.width;
-        self.lines[at..].as_ptr().cast()
+        let at = (group * self.num_blocks + block) * GROUP * self.width;
+        self.pairs[at..].as_ptr().cast()
     }
 }
 
@@ -128,14 +131,13 @@ fn round(v: __m512) -> __m256i {
     _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded))
 }
 
-/// Writes the values of 16 tokens as the 16 rows of a tile that is `width` tokens wide.
+/// Writes the values of 16 tokens as the 16 rows of a tile; tokens past its width are left out.
 #[target_feature(enable = "avx512f")]
-fn write_tile(tokens: [__m512i; GROUP], width: usize, tile: &mut [Line]) {
-    let pairs = transpose_16x16(tokens);
+fn write_tile(tokens: [__m512i; GROUP], tile: &mut [f32]) {
+    let width = tile.len() / GROUP;
     let mask = ((1u32 << width) - 1) as u16;
-    let tile: *mut i32 = tile.as_mut_ptr().cast();
-    for (row, pairs) in pairs.into_iter().enumerate() {
-        // SAFETY: the tile has 16 rows of `width` pairs, which are 32 bits each; the mask keeps to them.
-        unsafe { _mm512_mask_storeu_epi32(tile.add(row * width), mask, pairs) };
+    for (row, pairs) in tile.chunks_exact_mut(width).zip(transpose_16x16(tokens)) {
+        // SAFETY: the mask keeps the store to the `width` pairs of the row.
+        unsafe { _mm512_mask_storeu_epi32(row.as_mut_ptr().cast(), mask, pairs) };
     }
 }

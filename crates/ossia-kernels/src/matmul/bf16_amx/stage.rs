@@ -25,6 +25,9 @@ pub(super) trait Source: Copy {
 
     /// Asks the cache for a part of the rows from `row` on: bytes `[part, part + 1) / parts` of them.
     fn prefetch(self, row: usize, num_rows: usize, part: usize, parts: usize);
+
+    /// Asks the cache for one block of the rows, if there is such a block.
+    fn prefetch_block(self, row: usize, num_rows: usize, block: usize);
 }
 
 /// MXFP4 in checkpoint layout.
@@ -52,7 +55,8 @@ impl Mxfp4 {
 impl Source for Mxfp4 {
     /// Four 16-bit codes per word: the block repeats four times through the register, each time shifted
     /// by one code more, and one permutation of the scale's table turns all 32 codes into bf16.
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn stage(self, row: usize, num_rows: usize, block: usize, to: *mut u8) {
         // SAFETY: block `at` is 16 bytes at 16 * at with its scale at `at`; the table has a row for every
         // byte; `to` has 16 rows of 64 bytes, on cache lines.
@@ -68,27 +72,23 @@ impl Source for Mxfp4 {
                 0,
             );
             let first = row * self.num_blocks + block;
-            let mut codes = self.blocks.add(16 * first);
-            let mut scale = self.scales.add(first);
-            let stage_row = |codes: *const u8, scale: *const u8, r: usize| {
-                let words = _mm512_broadcast_i32x4(_mm_loadu_si128(codes.cast()));
-                let table = _mm512_load_si512(tables::BF16.0[usize::from(*scale)].as_ptr().cast());
-                let codes = _mm512_srlv_epi16(words, shifts);
-                let values = _mm512_permutexvar_epi16(codes, table);
+            let stage_row = |r: usize| {
+                let at = first + r * self.num_blocks;
+                let words = _mm_loadu_si128(self.blocks.add(16 * at).cast());
+                let table = &tables::BF16.0[usize::from(*self.scales.add(at))];
+                let codes = _mm512_srlv_epi16(_mm512_broadcast_i32x4(words), shifts);
+                let values = _mm512_permutexvar_epi16(codes, _mm512_load_si512(table.as_ptr().cast()));
                 _mm512_store_si512(to.add(r * TILE_ROW_BYTES).cast(), values);
             };
             if num_rows == GROUP {
-                for r in 0..GROUP {
-                    stage_row(codes, scale, r);
-                    codes = codes.wrapping_add(16 * self.num_blocks);
-                    scale = scale.wrapping_add(self.num_blocks);
+                for r in (0..GROUP).step_by(4) {
+                    stage_row(r);
+                    stage_row(r + 1);
+                    stage_row(r + 2);
+                    stage_row(r + 3);
                 }
             } else {
-                for r in 0..num_rows {
-                    stage_row(codes, scale, r);
-                    codes = codes.wrapping_add(16 * self.num_blocks);
-                    scale = scale.wrapping_add(self.num_blocks);
-                }
+                (0..num_rows).for_each(stage_row);
                 zero_rows(num_rows, to);
             }
         }
@@ -111,6 +111,15 @@ impl Source for Mxfp4 {
             prefetch_part(self.scales.wrapping_add(first), len, part, parts);
         }
     }
+
+    /// A cache line holds four blocks, so every fourth block asks.
+    #[inline(always)]
+    fn prefetch_block(self, row: usize, num_rows: usize, block: usize) {
+        if block < self.num_blocks && block.is_multiple_of(4) {
+            let first = self.blocks.wrapping_add(16 * (row * self.num_blocks + block));
+            prefetch_rows(first, 16 * self.num_blocks, num_rows);
+        }
+    }
 }
 
 /// bf16, one row after the other.
@@ -129,7 +138,8 @@ impl RowMajor {
 }
 
 impl Source for RowMajor {
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn stage(self, row: usize, num_rows: usize, block: usize, to: *mut u8) {
         let mask = block_mask(self.cols, block);
         // SAFETY: the mask keeps each load within its row; `to` has 16 rows of 64 bytes.
@@ -157,6 +167,14 @@ impl Source for RowMajor {
             let bytes = 2 * self.cols;
             let from = self.values.wrapping_add(row * bytes);
             prefetch_part(from, num_rows * bytes, part, parts);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_block(self, row: usize, num_rows: usize, block: usize) {
+        if block * BLOCK < self.cols {
+            let first = self.values.wrapping_add(2 * (row * self.cols + block * BLOCK));
+            prefetch_rows(first, 2 * self.cols, num_rows);
         }
     }
 }
@@ -190,7 +208,8 @@ impl Transposed {
 }
 
 impl Source for Transposed {
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn stage(self, row: usize, num_rows: usize, block: usize, to: *mut u8) {
         // SAFETY: rows are in range by the caller, columns are checked; `to` has 16 rows of 64 bytes.
         unsafe {
@@ -216,6 +235,8 @@ impl Source for Transposed {
     }
 
     fn prefetch(self, _row: usize, _num_rows: usize, _part: usize, _parts: usize) {}
+
+    fn prefetch_block(self, _row: usize, _num_rows: usize, _block: usize) {}
 }
 
 /// The values of block `block` that lie within `cols` columns.
@@ -244,5 +265,14 @@ fn prefetch_part(from: *const u8, len: usize, part: usize, parts: usize) {
     for line in lines * part / parts..lines * (part + 1) / parts {
         // SAFETY: a prefetch may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(64 * line).cast()) };
+    }
+}
+
+/// Prefetches a line of each of `num_rows` rows.
+#[inline(always)]
+fn prefetch_rows(first: *const u8, stride: usize, num_rows: usize) {
+    for r in 0..num_rows {
+        // SAFETY: a prefetch may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(r * stride).cast()) };
     }
 }

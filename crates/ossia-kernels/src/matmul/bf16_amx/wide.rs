@@ -1,25 +1,53 @@
 //! More than 16 tokens: weights are staged once and meet all tokens, 32 rows x 32 tokens at a time.
+//!
+//! `k` is cut into chunks, and a chunk is finished for all rows and tokens before the next one starts: the
+//! activations of a chunk stay in the second-level cache, its weights in the first. Sums wait in memory
+//! between chunks; f32 stores round nothing, so the order of a sum is that of one pass over `k`.
 
-use std::arch::x86_64::{__m512i, _mm512_loadu_si512, _mm512_mask_storeu_epi32};
+use std::arch::x86_64::{__m512i, _MM_HINT_T1, _mm_prefetch, _mm512_loadu_si512, _mm512_mask_storeu_epi32};
 use std::ops::Range;
 
-use super::GROUP;
-use super::kernel::{Sums, TileRun, dot_2x1, dot_2x2};
+use super::kernel::{Meanwhile, Sums, TileRun, dot_2x1, dot_2x2};
 use super::pack::TiledRows;
 use super::stage::Source;
+use super::{GROUP, staging};
+use crate::cpu::Scratch;
 use crate::cpu::amx::{TILE_BYTES, TILE_ROW_BYTES, TileConfig};
 use crate::matmul::transpose::transpose_16x16;
 
-/// Weight rows per pass.
+/// Weight rows per register pass.
 const ROWS: usize = 2 * GROUP;
-/// Blocks of `k` staged at a time: 18 KiB, so that two threads share a first-level cache.
-const CHUNK: usize = 9;
-/// Groups of tokens whose sums are kept at a time: 64 KiB of second-level cache.
+/// Blocks of `k` in a chunk: 16 KiB of staged weights, twice.
+const CHUNK: usize = 8;
+/// Groups of tokens whose sums are kept at a time, so that activations of a chunk fit 256 KiB.
 const GROUPS: usize = 32;
 
-/// Staged weights: two runs of tiles, one per 16 rows.
-#[repr(C, align(64))]
-struct Stage([[[u8; TILE_BYTES]; CHUNK]; 2]);
+/// Bytes of staged weights of a piece: two runs of tiles, one per 16 rows.
+const STAGE_BYTES: usize = 2 * CHUNK * TILE_BYTES;
+
+/// Up to 32 weight rows over one chunk of `k`.
+#[derive(Clone, Copy)]
+struct Piece {
+    row: usize,
+    num_rows: usize,
+    first_block: usize,
+    num_blocks: usize,
+}
+
+/// Pieces of `rows` in the order in which they are multiplied.
+fn pieces(rows: Range<usize>, num_blocks: usize) -> impl Iterator<Item = Piece> {
+    (0..num_blocks).step_by(CHUNK).flat_map(move |first_block| {
+        rows.clone().step_by(ROWS).map({
+            let end = rows.end;
+            move |row| Piece {
+                row,
+                num_rows: ROWS.min(end - row),
+                first_block,
+                num_blocks: CHUNK.min(num_blocks - first_block),
+            }
+        })
+    })
+}
 
 /// As [`super::product`] for several groups of tokens.
 ///
@@ -29,99 +57,155 @@ struct Stage([[[u8; TILE_BYTES]; CHUNK]; 2]);
 pub(super) unsafe fn product<S: Source>(source: S, rows: Range<usize>, x: &TiledRows, out: &mut [f32]) {
     // SAFETY: AMX was detected; the shapes are full tiles.
     let _tiles = unsafe { TileConfig::with_narrow(&[], TILE_ROW_BYTES).load() };
-    let mut stage = Stage([[[0; TILE_BYTES]; CHUNK]; 2]);
+    let mut stage = staging(2 * STAGE_BYTES);
     let width = GROUP * GROUPS.min(x.num_groups());
-    let mut sums = vec![0f32; ROWS * width];
+    let mut sums = Scratch::new(rows.len().next_multiple_of(ROWS) * width);
     for first_group in (0..x.num_groups()).step_by(GROUPS) {
         let groups = first_group..(first_group + GROUPS).min(x.num_groups());
-        for start in (0..rows.len()).step_by(ROWS) {
-            let count = ROWS.min(rows.len() - start);
-            let to = Sums { base: sums.as_mut_ptr(), stride: 4 * width };
-            // SAFETY: rows are within the weight; the sums hold 32 rows of `width` tokens.
-            unsafe {
-                pass(
-                    source,
-                    rows.start + start..rows.start + start + count,
-                    x,
-                    groups.clone(),
-                    &mut stage,
-                    to,
-                );
-                scatter(&sums, width, groups.start * GROUP, x.num_tokens(), out, rows.len(), start, count);
-            }
+        let to = Sums { base: sums.as_mut_ptr(), stride: 4 * width };
+        // SAFETY: rows are within the weight; the sums hold all rows of `width` tokens.
+        unsafe {
+            pass(source, rows.clone(), x, groups.clone(), &mut stage, to);
+            scatter(&sums, width, groups.start * GROUP, x.num_tokens(), out, rows.len());
         }
     }
 }
 
-/// All of `k` for up to 32 rows and the groups named.
+/// All of `k` for the rows and groups named.
 ///
 /// # Safety
-/// As [`product`]; tiles are configured full; `sums` holds 32 rows of all groups.
+/// As [`product`]; tiles are configured full; `sums` holds all rows of all groups.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn pass<S: Source>(
     source: S,
     rows: Range<usize>,
     x: &TiledRows,
     groups: Range<usize>,
-    stage: &mut Stage,
+    stage: &mut Scratch,
     sums: Sums,
 ) {
-    let staged = stage.0.as_mut_ptr().cast::<u8>();
-    let a = [0, CHUNK * TILE_BYTES].map(|at| TileRun {
-        base: staged.wrapping_add(at),
-        stride: TILE_ROW_BYTES,
-        step: TILE_BYTES,
-    });
-    for first in (0..x.num_blocks()).step_by(CHUNK) {
-        let num_blocks = CHUNK.min(x.num_blocks() - first);
-        // SAFETY: blocks and rows are in range, the stage holds `CHUNK` tiles per 16 rows.
-        unsafe {
-            for block in 0..num_blocks {
-                for (half, a) in a.iter().enumerate() {
-                    let count = rows.len().saturating_sub(half * GROUP).min(GROUP);
-                    source.stage(rows.start + half * GROUP, count, first + block, a.tile(block).cast_mut());
-                }
-            }
-            multiply_staged(a, x, groups.clone(), first..first + num_blocks, sums);
+    let staged: *const u8 = stage.as_mut_ptr().cast_const().cast();
+    let run = |at: usize| TileRun { base: staged.wrapping_add(at), stride: TILE_ROW_BYTES, step: TILE_BYTES };
+    let mut buffers = [0, STAGE_BYTES].map(|at| [run(at), run(at + STAGE_BYTES / 2)]);
+    let mut order = pieces(rows.clone(), x.num_blocks());
+    let mut next = order.next();
+    // SAFETY: pieces are within rows and blocks; the buffers hold `CHUNK` tiles per 16 rows; sums of a
+    // piece start at its rows.
+    unsafe {
+        Stager::new(source, next, buffers[0]).finish();
+        while let Some(piece) = next {
+            next = order.next();
+            let mut stager = Stager::new(source, next, buffers[1]);
+            stager.prefetches_tokens = piece.row == rows.start;
+            let base = sums.base.wrapping_byte_add((piece.row - rows.start) * sums.stride);
+            multiply_piece(buffers[0], x, groups.clone(), piece, Sums { base, ..sums }, &mut stager);
+            stager.finish();
+            buffers.swap(0, 1);
         }
     }
 }
 
-/// The staged blocks with each pair of groups.
+/// The staged piece with each pair of groups.
 ///
 /// # Safety
 /// As [`pass`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn multiply_staged(
+unsafe fn multiply_piece<S: Source>(
     a: [TileRun; 2],
     x: &TiledRows,
     groups: Range<usize>,
-    blocks: Range<usize>,
+    piece: Piece,
     sums: Sums,
+    stager: &mut Stager<S>,
 ) {
     let run =
-        |group: usize| TileRun { base: x.tile(group, blocks.start), stride: x.stride(), step: x.step() };
-    let fresh = blocks.start == 0;
+        |group: usize| TileRun { base: x.tile(group, piece.first_block), stride: x.stride(), step: x.step() };
+    let fresh = piece.first_block == 0;
     for group in groups.clone().step_by(2) {
-        let sums = Sums { base: sums.base.wrapping_add((group - groups.start) * GROUP), ..sums };
+        let base = sums.base.wrapping_add((group - groups.start) * GROUP);
+        let sums = Sums { base, ..sums };
+        let ahead = run(group).tile(piece.num_blocks);
+        stager.tokens = [ahead, ahead.wrapping_add(x.num_blocks() * x.step())];
         // SAFETY: the groups and blocks are those of `x`; sums have room for all groups.
         unsafe {
             if group + 1 < groups.end {
-                dot_2x2(a, [run(group), run(group + 1)], sums, blocks.len(), fresh);
+                dot_2x2(a, [run(group), run(group + 1)], sums, piece.num_blocks, fresh, stager);
             } else {
-                dot_2x1(a, run(group), sums, blocks.len(), fresh);
+                dot_2x1(a, run(group), sums, piece.num_blocks, fresh, stager);
             }
         }
     }
 }
 
-/// Transposes sums `[32, width]` of tokens from `first_token` on into columns `start .. start + count` of
-/// `out`, which is `out_width` wide.
+/// Stages the next piece, a tile at a time.
+struct Stager<S> {
+    source: S,
+    piece: Piece,
+    to: [TileRun; 2],
+    /// Tiles done, and to be done.
+    done: usize,
+    count: usize,
+    /// Activations of the next chunk for the tokens at work, and whether this piece asks the cache for them.
+    tokens: [*const u8; 2],
+    prefetches_tokens: bool,
+}
+
+impl<S: Source> Stager<S> {
+    fn new(source: S, piece: Option<Piece>, to: [TileRun; 2]) -> Self {
+        let count = piece.map_or(0, |piece| 2 * piece.num_blocks);
+        let piece = piece.unwrap_or(Piece { row: 0, num_rows: 0, first_block: 0, num_blocks: 0 });
+        Self { source, piece, to, done: 0, count, tokens: [std::ptr::null(); 2], prefetches_tokens: false }
+    }
+
+    /// # Safety
+    /// As [`Meanwhile::step`]; the piece is within the source.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn finish(&mut self) {
+        self.prefetches_tokens = false;
+        while self.done < self.count {
+            // SAFETY: the caller's promise.
+            unsafe { self.step() };
+        }
+    }
+}
+
+impl<S: Source> Meanwhile for Stager<S> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn step(&mut self) {
+        if self.prefetches_tokens {
+            self.tokens = self.tokens.map(prefetch_tile);
+        }
+        if self.done == self.count {
+            return;
+        }
+        let (block, half) = (self.done / 2, self.done % 2);
+        self.done += 1;
+        let (row, num_rows) = (self.piece.row + half * GROUP, self.piece.num_rows);
+        let num_rows = num_rows.saturating_sub(half * GROUP).min(GROUP);
+        let to = self.to[half].tile(block).cast_mut();
+        let block = self.piece.first_block + block;
+        // SAFETY: rows and blocks of a piece are within the source, its tiles within the buffer.
+        unsafe { self.source.stage(row, num_rows, block, to) };
+        self.source.prefetch_block(row, num_rows, block + CHUNK);
+    }
+}
+
+/// Asks the cache for a tile and returns where the next one starts.
+#[inline(always)]
+fn prefetch_tile(tile: *const u8) -> *const u8 {
+    for line in 0..TILE_BYTES / 64 {
+        // SAFETY: a prefetch may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(tile.wrapping_add(64 * line).cast()) };
+    }
+    tile.wrapping_add(TILE_BYTES)
+}
+
+/// Transposes sums `[_, width]` of tokens from `first_token` on into `out`, `[num_tokens, out_width]`.
 ///
 /// # Safety
 /// AVX-512 F.
 #[target_feature(enable = "avx512f")]
-#[allow(clippy::too_many_arguments)]
 unsafe fn scatter(
     sums: &[f32],
     width: usize,
@@ -129,12 +213,9 @@ unsafe fn scatter(
     num_tokens: usize,
     out: &mut [f32],
     out_width: usize,
-    start: usize,
-    count: usize,
 ) {
-    for half in 0..count.div_ceil(GROUP) {
-        let row = half * GROUP;
-        let mask = ((1u32 << (count - row).min(GROUP)) - 1) as u16;
+    for row in (0..out_width).step_by(GROUP) {
+        let mask = ((1u32 << (out_width - row).min(GROUP)) - 1) as u16;
         for col in (0..width.min(num_tokens - first_token)).step_by(GROUP) {
             let rows: [__m512i; GROUP] = std::array::from_fn(|r| {
                 let at = &sums[(row + r) * width + col..][..GROUP];
@@ -144,7 +225,7 @@ unsafe fn scatter(
             for (t, values) in transpose_16x16(rows).into_iter().enumerate() {
                 let token = first_token + col + t;
                 if token < num_tokens {
-                    let at = &mut out[token * out_width + start + row..];
+                    let at = &mut out[token * out_width + row..];
                     // SAFETY: the mask keeps the store within the row of `out`.
                     unsafe { _mm512_mask_storeu_epi32(at.as_mut_ptr().cast(), mask, values) };
                 }
