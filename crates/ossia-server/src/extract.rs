@@ -54,6 +54,11 @@ fn check_content_length(headers: &HeaderMap, limit_bytes: usize) -> Result<(), A
 /// # Errors
 /// 400: for malformed JSON without `param`, for a value of the wrong type with the path of the field.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        // serde would read a list as the fields of a struct in order.
+        let message = "Invalid type for the request body: expected an object.".to_owned();
+        return Err(ApiError::Invalid { param: None, code: Some("invalid_type"), message });
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer)
         .map_err(|error| type_error(error.path(), error.inner()))?;

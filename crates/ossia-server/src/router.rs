@@ -12,7 +12,7 @@ use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetReques
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
-use crate::api::{chat, health, models, responses};
+use crate::api::{chat, health, loads, models, responses};
 use crate::error::ApiError;
 use crate::state::AppState;
 
@@ -29,6 +29,7 @@ pub fn router(state: AppState) -> Router {
         .layer(CatchPanicLayer::custom(panicked));
     Router::new()
         .route("/health", get(health::health))
+        .route("/v1/loads", get(loads::loads))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         .route("/v1/chat/completions", post(chat::create))

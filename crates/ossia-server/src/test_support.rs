@@ -1,6 +1,6 @@
-//! What unit tests share: the real vocabulary.
+//! What unit tests share: the vocabulary.
 
 #[path = "../tests/common/tokenizer.rs"]
 mod tokenizer;
 
-pub(crate) use tokenizer::o200k;
+pub(crate) use tokenizer::small;

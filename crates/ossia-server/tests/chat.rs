@@ -125,6 +125,16 @@ async fn a_stream_says_what_a_whole_answer_says() {
 }
 
 #[tokio::test]
+async fn the_whole_vocabulary_speaks() {
+    let server = TestServer::o200k(THINKING);
+    let body = server.ok(PATH, &ask("sum")).await;
+    assert_eq!(body["choices"][0]["message"]["content"], "It is 42, déjà vu 🦀.");
+    let body = server.ok(PATH, &with(ask("Weather?"), json!({"tools": [weather_tool()]}))).await;
+    let call = &body["choices"][0]["message"]["tool_calls"][0];
+    assert_eq!(call["function"]["arguments"], "{\"city\":\"text\"}");
+}
+
+#[tokio::test]
 async fn reasoning_content_and_usage_are_exact() {
     let server = TestServer::new(THINKING);
     let body = server.ok(PATH, &ask("sum")).await;
@@ -134,7 +144,7 @@ async fn reasoning_content_and_usage_are_exact() {
     assert_eq!(body["choices"][0]["finish_reason"], "stop");
     assert_eq!(body["object"], "chat.completion");
     assert_eq!(body["model"], "gpt-oss");
-    let tokenizer = common::tokenizer::o200k();
+    let tokenizer = common::tokenizer::small();
     let played = serde_json::from_str::<Value>(THINKING).unwrap()[0]["text"].as_str().unwrap().to_owned();
     assert_eq!(body["usage"]["completion_tokens"], tokenizer.encode_with_special_tokens(&played).len());
     let thought = tokenizer.encode_ordinary("17 plus 25.").len();
@@ -223,7 +233,7 @@ async fn what_ends_an_answer() {
         (json!({"max_tokens": 5}), "one two", "length"),
         (json!({"max_tokens": 1}), "", "length"),
         (
-            json!({"stop_token_ids": common::tokenizer::o200k().encode_ordinary(" four")}),
+            json!({"stop_token_ids": common::tokenizer::small().encode_ordinary(" four")}),
             "one two three",
             "stop",
         ),

@@ -279,7 +279,7 @@ async fn every_key_of_the_response_object_is_sent() {
     assert_eq!(response["text"], json!({"format": {"type": "text"}, "verbosity": "medium"}));
     assert_eq!(response["reasoning"], json!({"effort": "medium", "summary": null}));
     let usage = &response["usage"];
-    let thought = common::tokenizer::o200k().encode_ordinary("17 plus 25.").len();
+    let thought = common::tokenizer::small().encode_ordinary("17 plus 25.").len();
     assert_eq!(usage["output_tokens_details"]["reasoning_tokens"], thought);
     assert_eq!(usage["input_tokens_details"]["cached_tokens"], 0);
 }

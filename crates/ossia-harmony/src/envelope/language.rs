@@ -74,7 +74,8 @@ impl Language {
     ///           | " to=" recipient <|channel|> (analysis | commentary) type <|message|>
     /// type      = "" | " code" | " json" | [" "] <|constrain|> "json"
     /// ```
-    /// A call is legal on both channels: the model has both habits, and its reader does not mind.
+    /// A call is legal on both channels: the model has both habits, and its reader does not mind. Without analysis it
+    /// is legal on commentary only, for a model that sets out to think must not end up in a call.
     pub(super) fn new(options: &EnvelopeOptions) -> Result<Self, HarmonyError> {
         let has_tools = !options.recipients.is_empty();
         if !has_tools && !options.allow_final {
@@ -102,16 +103,18 @@ impl Language {
         if has_tools {
             let named = language.text(channel, Channel::Commentary.as_str());
             language.special(named, SpecialToken::Message, preamble);
-            language.add_calls(channel, call, &options.recipients);
+            let analysis = options.allow_analysis.then_some(Channel::Analysis);
+            let channels: Vec<Channel> = analysis.into_iter().chain([Channel::Commentary]).collect();
+            language.add_calls(channel, call, &channels, &options.recipients);
         }
         Ok(language)
     }
 
-    fn add_calls(&mut self, channel: u32, call: u32, recipients: &[String]) {
+    fn add_calls(&mut self, channel: u32, call: u32, channels: &[Channel], recipients: &[String]) {
         let content_type = self.content_type(call);
         // <|channel|>commentary to=recipient
         let recipient = self.node();
-        for name in [Channel::Analysis, Channel::Commentary].map(Channel::as_str) {
+        for name in channels.iter().map(|channel| channel.as_str()) {
             let named = self.text(channel, name);
             self.text_to(named, " to=", recipient);
         }
@@ -122,7 +125,7 @@ impl Language {
         //  to=recipient<|channel|>commentary
         let recipient = self.text(self.header, " to=");
         let channel = self.node();
-        for name in [Channel::Analysis, Channel::Commentary].map(Channel::as_str) {
+        for name in channels.iter().map(|channel| channel.as_str()) {
             self.text_to(channel, name, content_type);
         }
         for (idx, name) in recipients.iter().enumerate() {

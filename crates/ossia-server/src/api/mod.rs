@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod health;
+pub(crate) mod loads;
 pub(crate) mod models;
 pub(crate) mod responses;
 #[cfg(test)]

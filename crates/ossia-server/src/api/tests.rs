@@ -89,10 +89,10 @@ fn fold_output(stream: &[SequencedEvent], values: &[Value]) -> Value {
             "response.content_part.added" => output[index]["content"] = json!([value["part"]]),
             "response.output_text.delta" | "response.reasoning_text.delta" => {
                 append(&mut output[index]["content"][0]["text"], &value["delta"]);
-                if let (Some(kept), Some(more)) =
-                    (output[index]["content"][0]["logprobs"].as_array_mut(), value["logprobs"].as_array())
+                if let Some(kept) =
+                    output[index]["content"][0].get_mut("logprobs").and_then(Value::as_array_mut)
                 {
-                    kept.extend(more.iter().cloned());
+                    kept.extend(value["logprobs"].as_array().into_iter().flatten().cloned());
                 }
             }
             "response.function_call_arguments.delta" => {

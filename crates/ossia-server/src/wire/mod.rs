@@ -9,6 +9,7 @@
 pub mod chat;
 pub mod content;
 pub mod error;
+pub mod loads;
 pub mod logprobs;
 pub mod model;
 pub mod poly;

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread};
+use ossia_harmony::Tokenizer;
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 use ossia_server::{AppState, ServerConfig, router};
 use serde_json::Value;
@@ -44,8 +45,17 @@ impl TestServer {
         )
     }
 
+    /// A server whose model has the whole vocabulary.
+    pub(crate) fn o200k(rules: &str) -> Self {
+        let options = ScriptedOptions { num_blocks: 4096, ..ScriptedOptions::default() };
+        Self::build(tokenizer::o200k(), rules, options, ServerConfig::default())
+    }
+
     pub(crate) fn with(rules: &str, options: ScriptedOptions, config: ServerConfig) -> Self {
-        let tokenizer = tokenizer::o200k();
+        Self::build(tokenizer::small(), rules, options, config)
+    }
+
+    fn build(tokenizer: Tokenizer, rules: &str, options: ScriptedOptions, config: ServerConfig) -> Self {
         let runner =
             ScriptedRunner::new(tokenizer.clone(), Rules::from_json(rules).unwrap(), options).unwrap();
         let (engine, thread) = Engine::start(Box::new(runner), EngineConfig::default()).unwrap();
@@ -87,6 +97,7 @@ impl TestServer {
         let text = answer.body.as_str().expect("a stream is not JSON").to_owned();
         let mut events: Vec<&str> = text.split_terminator("\n\n").collect();
         assert_eq!(events.pop(), Some("data: [DONE]"));
+        events.retain(|event| !event.starts_with(':')); // comments that keep the connection alive
         events.into_iter().map(parse_event).collect()
     }
 }
