@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::hint::black_box;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use ossia_harmony::{
@@ -10,14 +11,26 @@ use ossia_harmony::{
 };
 use serde_json::json;
 
-/// Shortest of several runs.
-fn best<T>(runs: usize, mut run: impl FnMut() -> T) -> Duration {
-    let time = |_| {
-        let start = Instant::now();
+/// Time this thread has had a processor, so that a busy machine does not count; elsewhere than on Linux, the clock.
+fn now() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let spent = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let spent = spent.and_then(|text| text.split_whitespace().next()?.parse().ok());
+    spent.map_or_else(|| START.elapsed(), Duration::from_nanos)
+}
+
+/// Mean over enough runs to fill a tenth of a second; the kernel's account of time is coarse.
+fn mean<T>(mut run: impl FnMut() -> T) -> Duration {
+    let start = now();
+    let mut num_runs = 0;
+    loop {
         black_box(run());
-        start.elapsed()
-    };
-    (0..runs).map(time).min().unwrap_or_default()
+        num_runs += 1;
+        let spent = now().saturating_sub(start);
+        if spent >= Duration::from_millis(100) {
+            return spent / num_runs;
+        }
+    }
 }
 
 fn conversation(num_turns: usize) -> Conversation {
@@ -62,18 +75,15 @@ fn conversation(num_turns: usize) -> Conversation {
 fn main() {
     let path = std::env::args().nth(1).unwrap();
     let ranks = std::fs::read(path).unwrap();
-    println!("tokenizer from ranks: {:?}", best(3, || Tokenizer::from_tiktoken_ranks(&ranks).unwrap()));
+    println!("tokenizer from ranks: {:?}", mean(|| Tokenizer::from_tiktoken_ranks(&ranks).unwrap()));
     let tokenizer = Tokenizer::from_tiktoken_ranks(&ranks).unwrap();
     let json = tokenizer.to_json().unwrap();
-    println!(
-        "tokenizer from tokenizer.json: {:?}",
-        best(3, || Tokenizer::from_bytes(json.as_bytes()).unwrap())
-    );
+    println!("tokenizer from tokenizer.json: {:?}", mean(|| Tokenizer::from_bytes(json.as_bytes()).unwrap()));
 
     for num_turns in [0, 10, 1000] {
         let conversation = conversation(num_turns);
         let num_tokens = conversation.render_prompt(&tokenizer).len();
-        let time = best(5, || conversation.render_prompt(&tokenizer));
+        let time = mean(|| conversation.render_prompt(&tokenizer));
         println!("render {num_tokens} tokens: {time:?}, {} ns/token", time.as_nanos() / num_tokens as u128);
     }
 
@@ -82,7 +92,7 @@ fn main() {
         "We should think about it step by step. ".repeat(1000)
     );
     let ids = tokenizer.encode_with_special_tokens(&output);
-    let time = best(5, || {
+    let time = mean(|| {
         let mut parser = StreamableParser::new(tokenizer.clone());
         ids.iter().map(|&id| parser.push(id).len()).sum::<usize>()
     });
@@ -91,7 +101,7 @@ fn main() {
     for num_tools in [0, 4, 128] {
         let recipients = (0..num_tools).map(|idx| format!("functions.do_something_useful_{idx}")).collect();
         let options = EnvelopeOptions { recipients, ..Default::default() };
-        let new = best(20, || EnvelopeGrammar::new(&tokenizer, &options).unwrap());
+        let new = mean(|| EnvelopeGrammar::new(&tokenizer, &options).unwrap());
         let header = "<|channel|>commentary to=functions.do_something_useful_0 <|constrain|>json<|message|>";
         let ids = tokenizer.encode_with_special_tokens(if num_tools == 0 {
             "<|channel|>final<|message|>"
@@ -99,12 +109,12 @@ fn main() {
             header
         });
         let fresh = EnvelopeGrammar::new(&tokenizer, &options).unwrap();
-        let accept = best(20, || {
+        let accept = mean(|| {
             let mut grammar = fresh.clone();
             ids.iter().for_each(|&id| grammar.accept(id));
             grammar
         });
-        let text = best(20, || {
+        let text = mean(|| {
             let mut grammar = fresh.clone();
             ids.iter().for_each(|&id| grammar.accept(id));
             (0..1000).for_each(|_| {

@@ -38,15 +38,25 @@ impl Tokenizer {
         self.inner.library.to_string(false).map_err(parse_error)
     }
 
-    pub(super) fn from_library(mut library: tokenizers::Tokenizer) -> Result<Self, HarmonyError> {
-        library.set_encode_special_tokens(true);
+    fn from_library(library: tokenizers::Tokenizer) -> Result<Self, HarmonyError> {
         let added = library.get_added_tokens_decoder();
-        let control = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         let tokens = library.get_vocab(true).into_iter().map(|(text, id)| {
             let bytes = if added.contains_key(&id) { None } else { byte_level::decode(&text) };
             (id, bytes.unwrap_or_else(|| text.into_bytes()))
         });
-        let vocab = Vocab::new(tokens.collect(), control)?;
+        let tokens = tokens.collect();
+        Self::from_parts(library, tokens)
+    }
+
+    /// `tokens` maps ids to bytes: the vocabulary of `library`, added tokens included.
+    pub(super) fn from_parts(
+        mut library: tokenizers::Tokenizer,
+        tokens: Vec<(u32, Vec<u8>)>,
+    ) -> Result<Self, HarmonyError> {
+        library.set_encode_special_tokens(true);
+        let added = library.get_added_tokens_decoder();
+        let control = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        let vocab = Vocab::new(tokens, control)?;
         let only_special_added = added.values().all(|token| token.special);
         let is_o200k =
             only_special_added && library.get_normalizer().is_none() && has_o200k_splitter(&library);

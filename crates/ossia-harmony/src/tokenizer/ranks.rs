@@ -47,6 +47,14 @@ impl Tokenizer {
         build(parse_ranks(file)?)
     }
 
+    /// The same from the tokens themselves, in the order of their ranks.
+    ///
+    /// # Errors
+    /// If the library refuses the vocabulary.
+    pub fn from_ranked_tokens(tokens: Vec<Vec<u8>>) -> Result<Self, HarmonyError> {
+        build(tokens)
+    }
+
     /// The same with the first ranks only, so that it has `vocab_size` tokens: a small tokenizer for a small model.
     ///
     /// # Errors
@@ -91,7 +99,10 @@ fn build(tokens: Vec<Vec<u8>>) -> Result<Tokenizer, HarmonyError> {
     library.with_decoder(Some(ByteLevel::default()));
     let specials = O200K_HARMONY_SPECIALS.map(|text| AddedToken::from(text, true));
     library.add_special_tokens(specials).map_err(parse_error)?;
-    Tokenizer::from_library(library)
+    let specials =
+        library.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content.into_bytes()));
+    let tokens = (0..).zip(tokens).chain(specials).collect();
+    Tokenizer::from_parts(library, tokens)
 }
 
 fn encoded(token: &[u8]) -> String {

@@ -2,7 +2,7 @@
 
 use ossia_harmony::{
     Author, BuiltinTool, Channel, Conversation, DeveloperContent, FunctionTool, Message, ReasoningEffort,
-    ResponseFormat, Role, SystemContent, ToolNamespace,
+    ResponseFormat, Role, SystemContent, Tokenizer, ToolNamespace,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -189,6 +189,32 @@ fn push_turn(rng: &mut StdRng, developer: &DeveloperContent, messages: &mut Vec<
     if rng.random_bool(0.9) {
         messages.push(Message::assistant_final(text(rng, 30)));
     }
+}
+
+/// Well-formed output of the model, as it follows `<|start|>assistant`; headers in both orders.
+pub(crate) fn assistant_output(rng: &mut StdRng, tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut output = Vec::new();
+    let num_messages = rng.random_range(1..5);
+    for idx in 0..num_messages {
+        let channel = ["analysis", "commentary", "final"].choose(rng).unwrap();
+        let recipient =
+            ["functions.get_weather", "functions.Größe-2", "browser.search", "python"].choose(rng).unwrap();
+        let content_type =
+            ["", " json", " code", " <|constrain|>json", "<|constrain|>json"].choose(rng).unwrap();
+        let header = match rng.random_range(0..3) {
+            0 => format!("<|channel|>{channel}"),
+            1 => format!("<|channel|>{channel} to={recipient}{content_type}"),
+            _ => format!(" to={recipient}<|channel|>{channel}{content_type}"),
+        };
+        output.extend(tokenizer.encode_with_special_tokens(&format!("{header}<|message|>")));
+        output.extend(tokenizer.encode_ordinary(&text(rng, 20)));
+        let end = ["<|end|>", "<|call|>", "<|return|>"].choose(rng).unwrap();
+        output.extend(tokenizer.encode_with_special_tokens(end));
+        if idx + 1 < num_messages {
+            output.extend(tokenizer.encode_with_special_tokens("<|start|>assistant"));
+        }
+    }
+    output
 }
 
 fn push_call(rng: &mut StdRng, developer: &DeveloperContent, messages: &mut Vec<Message>) {

@@ -67,6 +67,23 @@ fn random_conversations_render_as_in_the_reference() {
     assert!(num_tokens > CASES as usize * 100, "the generator makes conversations of some length");
 }
 
+/// What the reference's parser accepts, ours reads the same way.
+#[test]
+fn random_turns_parse_as_in_the_reference() {
+    if !in_child_with_vocabulary("random_turns_parse_as_in_the_reference") {
+        return;
+    }
+    let tokenizer = common::o200k();
+    let encoding = reference::encoding();
+    let mut rng = StdRng::seed_from_u64(11);
+    for _ in 0..1_000 {
+        let ids = generate::assistant_output(&mut rng, &tokenizer);
+        let theirs = reference::parse(&encoding, &ids);
+        assert_eq!(reference::parse_ours(&tokenizer, &ids), theirs, "{}", tokenizer.decode(&ids));
+        assert!(!theirs.is_empty());
+    }
+}
+
 #[test]
 fn random_text_encodes_as_in_the_reference() {
     if !in_child_with_vocabulary("random_text_encodes_as_in_the_reference") {
@@ -75,7 +92,7 @@ fn random_text_encodes_as_in_the_reference() {
     let tokenizer = common::o200k();
     let encoding = reference::encoding();
     let mut rng = StdRng::seed_from_u64(7);
-    for _ in 0..3_000 {
+    for _ in 0..2_000 {
         let text = generate::text(&mut rng, 60);
         assert_eq!(tokenizer.encode_ordinary(&text), encoding.tokenizer().encode_ordinary(&text), "{text:?}");
         let special = tokenizer.encode_with_special_tokens(&text);

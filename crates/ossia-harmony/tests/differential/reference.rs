@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use openai_harmony::chat as theirs;
 use openai_harmony::{HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding};
 use ossia_harmony::{
-    BuiltinTool, Channel, Conversation, DeveloperContent, FunctionTool, Message, ReasoningEffort, Role,
-    SystemContent, ToolNamespace,
+    BuiltinTool, Channel, Conversation, DeveloperContent, FunctionTool, Message, ParserEvent,
+    ReasoningEffort, Role, StreamableParser, SystemContent, Tokenizer, ToolNamespace,
 };
 
 pub(crate) fn encoding() -> HarmonyEncoding {
@@ -44,6 +44,42 @@ fn messages(conversation: &Conversation, num_completed: usize) -> Vec<theirs::Me
         all.push(self::message(message));
     }
     all
+}
+
+/// A parsed message: channel, recipient, content type, text.
+pub(crate) type Parsed = (Option<String>, Option<String>, Option<String>, String);
+
+pub(crate) fn parse(encoding: &HarmonyEncoding, ids: &[u32]) -> Vec<Parsed> {
+    let role = Some(theirs::Role::Assistant);
+    let messages = encoding.parse_messages_from_completion_tokens(ids.iter().copied(), role).unwrap();
+    let text = |message: &theirs::Message| match &message.content[..] {
+        [theirs::Content::Text(text)] => text.text.clone(),
+        other => panic!("{other:?}"),
+    };
+    messages
+        .into_iter()
+        .map(|message| {
+            (message.channel.clone(), message.recipient.clone(), message.content_type.clone(), text(&message))
+        })
+        .collect()
+}
+
+pub(crate) fn parse_ours(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<Parsed> {
+    let mut parser = StreamableParser::new(tokenizer.clone());
+    let mut events: Vec<_> = ids.iter().flat_map(|&id| parser.push(id)).collect();
+    events.extend(parser.finish());
+    let mut messages: Vec<Parsed> = Vec::new();
+    for event in events {
+        match event {
+            ParserEvent::MessageStart(header) => {
+                let channel = Some(header.channel.as_str().to_owned());
+                messages.push((channel, header.recipient, header.content_type, String::new()));
+            }
+            ParserEvent::Delta(delta) => messages.last_mut().unwrap().3.push_str(&delta),
+            ParserEvent::MessageEnd(_) => {}
+        }
+    }
+    messages
 }
 
 fn message(message: &Message) -> theirs::Message {
