@@ -17,14 +17,11 @@
 //!     StreamableParser, Tokenizer,
 //! };
 //!
-//! # fn ranks() -> Vec<u8> {
-//! #     use base64::{Engine, engine::general_purpose::STANDARD};
-//! #     (0..=255u8).map(|byte| format!("{} {byte}\n", STANDARD.encode([byte]))).collect::<String>().into_bytes()
-//! # }
-//! # let path_to_ranks = ranks();
-//! # fn read(ranks: Vec<u8>) -> std::io::Result<Vec<u8>> { Ok(ranks) }
+//! # use base64::{Engine, engine::general_purpose::STANDARD};
+//! # let ranks: String = (0..=255u8).map(|byte| format!("{} {byte}\n", STANDARD.encode([byte]))).collect();
+//! # let ranks = ranks.as_bytes();
 //! // From a checkpoint: Tokenizer::from_file("tokenizer.json".as_ref())?
-//! let tokenizer = Tokenizer::from_tiktoken_ranks(&read(path_to_ranks)?)?;
+//! let tokenizer = Tokenizer::from_tiktoken_ranks(ranks)?;
 //!
 //! let weather = FunctionTool { name: "get_weather".into(), description: None, parameters: None };
 //! let conversation = Conversation {
@@ -35,7 +32,7 @@
 //! let prompt = conversation.render_prompt(&tokenizer);
 //! assert!(tokenizer.decode(&prompt).ends_with("<|start|>user<|message|>Is it raining?<|end|><|start|>assistant"));
 //!
-//! // What the model may say, and what it said (here: the first tokens that the mask allows, then a call).
+//! // What the model may say, and what it said.
 //! let recipients = conversation.developer.recipients();
 //! let mut grammar = EnvelopeGrammar::new(&tokenizer, &EnvelopeOptions { recipients, ..Default::default() })?;
 //! let mut parser = StreamableParser::new(tokenizer.clone());
