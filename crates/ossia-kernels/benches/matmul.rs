@@ -67,7 +67,7 @@ fn is_cached() -> bool {
 
 fn linears(isa: Isa, compute: ComputeType, ceiling: f64) {
     let shapes: &[(&str, usize, usize)] = match is_cached() {
-        true => &[("cached", 256, 1024)],
+        true => &[("cached", 256, 2880)],
         false => &[("qkv", 5120, 2880), ("o", 2880, 4096), ("lm_head (1/4)", 50272, 2880)],
     };
     for &(name, rows, cols) in shapes {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::f32_pack::{BLOCK, F32Rows};
+use super::f32_pack::{BLOCK, Corner, F32Rows};
 use crate::mxfp4::tables;
 use crate::weight::{Format, MatrixView};
 
@@ -207,15 +207,6 @@ unsafe fn product<S: Source>(source: S, rows: Range<usize>, x: &F32Rows, out: &m
     }
 }
 
-/// Where a register tile starts: weight row `first_row + r`, token `t`, in an output `width` wide.
-#[derive(Clone, Copy)]
-struct Corner {
-    first_row: usize,
-    width: usize,
-    r: usize,
-    t: usize,
-}
-
 /// `R` rows with `T` tokens. Each sum is one register, fed eight values after the other: the order is the
 /// same for every `R` and `T`.
 ///
@@ -241,7 +232,7 @@ unsafe fn tile<S: Source, const R: usize, const T: usize>(
             }
         }
     }
-    if source.cols() % BLOCK > 0 {
+    if !source.cols().is_multiple_of(BLOCK) {
         // SAFETY: as above; packed rows are padded to whole blocks.
         unsafe {
             let x = tokens.map(|p| p.add(whole * BLOCK));

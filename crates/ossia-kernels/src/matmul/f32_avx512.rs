@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::f32_pack::{BLOCK, F32Rows};
+use super::f32_pack::{BLOCK, Corner, F32Rows};
 use crate::mxfp4::tables;
 use crate::weight::{Format, MatrixView};
 
@@ -223,15 +223,6 @@ unsafe fn product<S: Source>(source: S, rows: Range<usize>, x: &F32Rows, out: &m
         }
         r += if many_rows { TILE } else { 1 };
     }
-}
-
-/// Where a register tile starts: weight row `first_row + r`, token `t`, in an output `width` wide.
-#[derive(Clone, Copy)]
-struct Corner {
-    first_row: usize,
-    width: usize,
-    r: usize,
-    t: usize,
 }
 
 /// `R` rows with `T` tokens. Each sum is one register, fed block after block: the order is the same for

@@ -11,6 +11,16 @@ pub(super) const BLOCK: usize = 32;
 /// Where in a block of 32 the value for each position comes from.
 pub(super) type Order = [u8; BLOCK];
 
+/// Where a register tile starts: weight row `first_row + r`, token `t`, in an output `width` wide.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Corner {
+    pub(super) first_row: usize,
+    pub(super) width: usize,
+    pub(super) r: usize,
+    pub(super) t: usize,
+}
+
 /// Rows of activations, padded to whole blocks, in the order in which a path decodes weights.
 pub(crate) struct F32Rows {
     num_tokens: usize,

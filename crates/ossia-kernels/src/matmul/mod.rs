@@ -34,8 +34,8 @@ use f32_pack::F32Rows;
 /// each task reads all activations, so it takes more rows.
 pub(crate) fn rows_per_task(num_tokens: usize) -> usize {
     match num_tokens {
-        ..=128 => 64,
-        ..=256 => 128,
+        0..=128 => 64,
+        129..=256 => 128,
         _ => 256,
     }
 }

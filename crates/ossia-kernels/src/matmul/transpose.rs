@@ -50,7 +50,10 @@ mod tests {
         }
         let rows: [[i32; 16]; 16] = std::array::from_fn(|i| std::array::from_fn(|j| (100 * i + j) as i32));
         // SAFETY: AVX-512 was detected; `__m512i` and `[i32; 16]` are the same 64 plain bytes.
-        let out: [[i32; 16]; 16] = unsafe { std::mem::transmute(transpose_16x16(std::mem::transmute(rows))) };
+        let out: [[i32; 16]; 16] = unsafe {
+            let rows = std::mem::transmute::<[[i32; 16]; 16], [__m512i; 16]>(rows);
+            std::mem::transmute::<[__m512i; 16], [[i32; 16]; 16]>(transpose_16x16(rows))
+        };
         for (i, row) in out.iter().enumerate() {
             for (j, v) in row.iter().enumerate() {
                 assert_eq!(*v, (100 * j + i) as i32);

@@ -46,12 +46,13 @@ impl MoeExperts {
         let (up, down) = (&weights.gate_up, &weights.down);
         let (experts, hidden, inter) = (up.num_experts(), up.cols(), up.rows() / 2);
         let down_shape = [down.num_experts(), down.rows(), down.cols()];
+        expect("number of experts", &[experts.max(1)], &[experts])?;
         expect("gate_up rows", &[2 * inter], &[up.rows()])?;
         expect("down", &[experts, hidden, inter], &down_shape)?;
         expect("gate_up bias", &[experts * up.rows()], &[weights.gate_up_bias.len()])?;
         expect("down bias", &[experts * hidden], &[weights.down_bias.len()])?;
         let top_k = weights.experts_per_token;
-        expect("experts per token", &[top_k.clamp(1, experts.max(1))], &[top_k])?;
+        expect("experts per token", &[top_k.clamp(1, experts)], &[top_k])?;
         let isa = Isa::detect();
         Ok(Self { weights, matmul: Matmul { isa, compute } })
     }

@@ -15,7 +15,7 @@ const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 /// Code of value `at` of a matrix: the low nibble comes first.
 pub(crate) fn nibble(blocks: &[u8], at: usize) -> u8 {
     let byte = blocks[at / 2];
-    if at % 2 == 0 { byte & 15 } else { byte >> 4 }
+    if at.is_multiple_of(2) { byte & 15 } else { byte >> 4 }
 }
 
 /// The scale 2^(e - 127); 255 is NaN. Scale 0 is the subnormal 2^-127.

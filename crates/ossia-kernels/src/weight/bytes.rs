@@ -78,6 +78,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::unwrap_used)]
     fn a_range_past_the_map_is_cut() {
         let map = Arc::new(memmap2::MmapMut::map_anon(8).unwrap().make_read_only().unwrap());
         assert_eq!(WeightBytes::mapped(map.clone(), 2..8).len(), 6);

@@ -14,7 +14,8 @@ use crate::{KernelError, Result};
 
 /// Fails unless `bytes` are exactly those of `shape` with `unit` bytes per element.
 fn check_len(what: &'static str, bytes: &WeightBytes, shape: &[usize], unit: usize) -> Result<()> {
-    let expected = shape.iter().product::<usize>() * unit;
+    // A shape past all memory saturates, and then no bytes fit it.
+    let expected = shape.iter().fold(unit, |bytes, dim| bytes.saturating_mul(*dim));
     let found = bytes.len();
     if found == expected {
         return Ok(());

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{BLOCK, GROUP};
-use crate::cpu::Scratch;
+use crate::cpu::{Scratch, SharedSlice, for_each_task, threads_for};
 use crate::matmul::transpose::transpose_16x16;
 use crate::weight::Format;
 
@@ -29,27 +29,19 @@ impl TiledRows {
         cols: usize,
         rows: impl ExactSizeIterator<Item = &'a [f32]>,
     ) -> Self {
-        let num_tokens = rows.len();
-        let num_blocks = cols.div_ceil(BLOCK);
+        let rows: Vec<&[f32]> = rows.collect();
+        let (num_tokens, num_blocks) = (rows.len(), cols.div_ceil(BLOCK));
         let width = num_tokens.min(GROUP);
-        let num_groups = num_tokens.div_ceil(GROUP);
-        let mut pairs = Scratch::new(num_groups * num_blocks * GROUP * width);
-        let order = order(format);
-        let mut rows = rows.fuse();
-        for group in 0..num_groups {
-            let tokens: [Option<&[f32]>; GROUP] = std::array::from_fn(|_| rows.next());
-            let tiles = &mut pairs[group * num_blocks * GROUP * width..];
-            for (block, tile) in tiles.chunks_mut(GROUP * width).take(num_blocks).enumerate() {
-                let values = |row: &[f32]| round_block(row, block, order);
-                match (width, tokens[0]) {
-                    // SAFETY: a tile that is one token wide has 64 bytes.
-                    (1, Some(row)) => unsafe {
-                        _mm512_storeu_si512(tile.as_mut_ptr().cast(), values(row));
-                    },
-                    _ => write_tile(tokens.map(|row| row.map_or(_mm512_setzero_si512(), values)), tile),
-                }
-            }
-        }
+        let group_len = num_blocks * GROUP * width;
+        let mut pairs = Scratch::new(num_tokens.div_ceil(GROUP) * group_len);
+        let shared = SharedSlice::new(&mut pairs);
+        for_each_task(num_tokens.div_ceil(GROUP), threads_for(num_tokens * cols), |group| {
+            let rows = &rows[group * GROUP..num_tokens.min((group + 1) * GROUP)];
+            // SAFETY: each group has its own part; the caller has AVX-512.
+            unsafe {
+                pack_group(rows, order_of(format), shared.range(group * group_len..(group + 1) * group_len))
+            };
+        });
         Self { num_tokens, num_blocks, width, pairs }
     }
 
@@ -90,19 +82,41 @@ impl TiledRows {
     }
 }
 
-/// Which value of a block each position of a tile holds, as indices for a word permutation.
+/// Which value of a block each position of a tile holds.
 /// MXFP4 tiles hold the first nibbles of all 16-bit words, then the second ones, and so on.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn order(format: Format<'_>) -> __m512i {
-    let order: [u16; BLOCK] = match format {
+fn order_of(format: Format<'_>) -> [u16; BLOCK] {
+    match format {
         Format::Mxfp4 { .. } => std::array::from_fn(|p| (4 * (p % 8) + p / 8) as u16),
         _ => std::array::from_fn(|p| p as u16),
-    };
+    }
+}
+
+/// Writes the tiles of up to 16 rows.
+///
+/// # Safety
+/// AVX-512 F and BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn pack_group(rows: &[&[f32]], order: [u16; BLOCK], tiles: &mut [f32]) {
     // SAFETY: 64 readable bytes.
-    unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }
+    let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+    let width = tiles.len() / rows[0].len().div_ceil(BLOCK).max(1) / GROUP;
+    for (block, tile) in tiles.chunks_exact_mut((GROUP * width).max(1)).enumerate() {
+        if width == 1 {
+            let values = round_block(rows[0], block, order);
+            // SAFETY: a tile that is one token wide has 64 bytes.
+            unsafe { _mm512_storeu_si512(tile.as_mut_ptr().cast(), values) };
+            continue;
+        }
+        let mut values = [_mm512_setzero_si512(); GROUP];
+        for (values, row) in values.iter_mut().zip(rows) {
+            *values = round_block(row, block, order);
+        }
+        write_tile(values, tile);
+    }
 }
 
 /// Block `block` of `row` as 32 bf16 in the given order; what is past the end of the row is zero.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn round_block(row: &[f32], block: usize, order: __m512i) -> __m512i {
     let rest = row.get(block * BLOCK..).unwrap_or(&[]);
@@ -120,6 +134,7 @@ fn round_block(row: &[f32], block: usize, order: __m512i) -> __m512i {
 }
 
 /// f32 to bf16, ties to even; NaN stays NaN.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn round(v: __m512) -> __m256i {
     let bits = _mm512_castps_si512(v);
@@ -132,6 +147,7 @@ fn round(v: __m512) -> __m256i {
 }
 
 /// Writes the values of 16 tokens as the 16 rows of a tile; tokens past its width are left out.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn write_tile(tokens: [__m512i; GROUP], tile: &mut [f32]) {
     let width = tile.len() / GROUP;

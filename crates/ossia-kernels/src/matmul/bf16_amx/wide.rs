@@ -19,8 +19,8 @@ use crate::matmul::transpose::transpose_16x16;
 const ROWS: usize = 2 * GROUP;
 /// Blocks of `k` in a chunk: 16 KiB of staged weights, twice.
 const CHUNK: usize = 8;
-/// Groups of tokens whose sums are kept at a time, so that activations of a chunk fit 256 KiB.
-const GROUPS: usize = 32;
+/// Groups of tokens whose sums are kept at a time, so that activations of a chunk fit 128 KiB.
+const GROUPS: usize = 16;
 
 /// Bytes of staged weights of a piece: two runs of tiles, one per 16 rows.
 const STAGE_BYTES: usize = 2 * CHUNK * TILE_BYTES;
