@@ -52,7 +52,8 @@ impl Marks {
                     turn = Some(at + self.assistant.len());
                     ends.extend(turn);
                 }
-            } else if token == self.start {
+            } else if token == self.start && !self.assistant.starts_with(&context[at..]) {
+                // Somebody else's message; a role that is not written out yet can only be the assistant's.
                 turn = None;
                 ends.clear();
             } else if token == self.end && turn.is_some_and(|turn| self.is_history(&context[turn..at])) {

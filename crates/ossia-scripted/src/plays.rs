@@ -8,6 +8,9 @@ use crate::context::Prompt;
 use crate::declarations::declarations;
 use crate::rules::{Rules, Script};
 
+/// How a chain of thought begins, and how it is followed by the next message.
+const THOUGHT: &str = "<|channel|>analysis<|message|>";
+const NEXT_MESSAGE: &str = "<|end|><|start|>assistant";
 /// Longest quotation in an answer, in characters.
 const MAX_QUOTE: usize = 2_000;
 
@@ -33,10 +36,7 @@ impl Plays {
         said: &Prompt,
     ) -> Self {
         let rule = rules.find(&said.last_user);
-        let ruled = rule.map(|rule| match &rule.script {
-            Script::Tokens(ids) => ids.clone(),
-            Script::Text(text) => tokenizer.encode_with_special_tokens(&whole(text)),
-        });
+        let ruled = rule.map(|rule| ruled(tokenizer, &rule.script)).unwrap_or_default();
         let texts = situation(said).into_iter().map(|text| tokenizer.encode_with_special_tokens(&text));
         Self {
             prompt: prompt.to_vec(),
@@ -49,6 +49,19 @@ impl Plays {
     pub(crate) fn next_tokens(&self, generated: &[u32]) -> impl Iterator<Item = u32> {
         let fitting = self.scripts.iter().filter(|script| script.starts_with(generated));
         fitting.filter_map(|script| script.get(generated.len()).copied())
+    }
+}
+
+/// What a rule says; text that begins with a chain of thought may also be said without it.
+fn ruled(tokenizer: &Tokenizer, script: &Script) -> Vec<Vec<u32>> {
+    match script {
+        Script::Tokens(ids) => vec![ids.clone()],
+        Script::Text(text) => {
+            let text = whole(text);
+            let thoughtless = text.strip_prefix(THOUGHT).and_then(|rest| rest.split_once(NEXT_MESSAGE));
+            let texts = [Some(text.as_str()), thoughtless.map(|(_, rest)| rest)];
+            texts.into_iter().flatten().map(|text| tokenizer.encode_with_special_tokens(text)).collect()
+        }
     }
 }
 
@@ -88,7 +101,7 @@ fn call(name: &str, arguments: &str) -> [String; 2] {
 }
 
 fn thoughtful(thought: &str, rest: &str) -> String {
-    format!("<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant{rest}")
+    format!("{THOUGHT}{thought}{NEXT_MESSAGE}{rest}")
 }
 
 /// Quoted text must not become special tokens.

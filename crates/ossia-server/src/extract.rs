@@ -1,9 +1,11 @@
-//! JSON bodies: content type, size, syntax and types, each fault named in OpenAI's envelope.
+//! What handlers take from a request: JSON bodies (content type, size, syntax and types), ids and queries, each
+//! fault named in OpenAI's envelope.
 
 use axum::body::to_bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path as UrlPath, Query, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Path;
 
@@ -25,6 +27,35 @@ impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
             .map_err(|_| ApiError::BodyTooLarge { limit_bytes })?;
         parse(&bytes).map(Self)
     }
+}
+
+/// The id in a URL.
+pub(crate) struct ApiPath(pub(crate) String);
+
+impl FromRequestParts<AppState> for ApiPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let path = UrlPath::<String>::from_request_parts(parts, state).await;
+        path.map(|UrlPath(id)| Self(id)).map_err(|error| url_error("path", &error.body_text()))
+    }
+}
+
+/// The query string of a URL.
+pub(crate) struct ApiQuery<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<AppState> for ApiQuery<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(value)| Self(value)).map_err(|error| url_error("query", &error.body_text()))
+    }
+}
+
+fn url_error(part: &str, reason: &str) -> ApiError {
+    let message = format!("Invalid {part} of the URL: {reason}.");
+    ApiError::Invalid { param: None, code: Some("invalid_value"), message }
 }
 
 /// Absent is fine; anything but JSON is not.

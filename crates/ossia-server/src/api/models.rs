@@ -1,9 +1,10 @@
 //! `/v1/models`: one model under all its names.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use crate::error::ApiError;
+use crate::extract::ApiPath;
 use crate::state::AppState;
 use crate::wire::model::{Model, ModelList};
 
@@ -16,7 +17,7 @@ pub(crate) async fn list(State(state): State<AppState>) -> Json<ModelList> {
 /// One name; it may hold slashes, as names of repositories do.
 pub(crate) async fn retrieve(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath,
 ) -> Result<Json<Model>, ApiError> {
     let name = state.resolve_model(Some(&id))?;
     Ok(Json(model(&state, &name)))

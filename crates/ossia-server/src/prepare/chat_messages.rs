@@ -39,8 +39,9 @@ impl Dialogue {
                 self.push_instructions(text);
             }
             ChatRole::User => {
-                let text = required_text(param, message)?;
-                self.messages.push(Message::user(text));
+                let mut user = Message::user(required_text(param, message)?);
+                user.author.name = message.name.clone();
+                self.messages.push(user);
             }
             ChatRole::Assistant => self.push_assistant(param, message)?,
             ChatRole::Tool => self.push_tool_result(param, message)?,

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 
 use crate::error::ApiError;
+use crate::extract::{ApiPath, ApiQuery};
 use crate::state::AppState;
 use crate::store::StoredResponse;
 use crate::wire::responses::{
@@ -16,10 +16,10 @@ use crate::wire::responses::{
 /// `GET /v1/responses/{id}`.
 pub(crate) async fn retrieve(
     State(state): State<AppState>,
-    Path(id): Path<String>,
-    query: Result<Query<RetrieveQuery>, QueryRejection>,
+    ApiPath(id): ApiPath,
+    ApiQuery(query): ApiQuery<RetrieveQuery>,
 ) -> Result<Json<Response>, ApiError> {
-    if parsed(query)?.stream == Some(true) {
+    if query.stream == Some(true) {
         return Err(ApiError::unsupported("stream", "A stored response cannot be streamed again yet."));
     }
     Ok(Json(find(&state, &id)?.response.clone()))
@@ -28,7 +28,7 @@ pub(crate) async fn retrieve(
 /// `DELETE /v1/responses/{id}`.
 pub(crate) async fn delete(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath,
 ) -> Result<Json<DeletedResponse>, ApiError> {
     if state.store().delete(&id) {
         return Ok(Json(DeletedResponse { id, object: "response", deleted: true }));
@@ -39,10 +39,9 @@ pub(crate) async fn delete(
 /// `GET /v1/responses/{id}/input_items`: newest first unless `order=asc`, 20 unless `limit` says otherwise.
 pub(crate) async fn input_items(
     State(state): State<AppState>,
-    Path(id): Path<String>,
-    query: Result<Query<InputItemsQuery>, QueryRejection>,
+    ApiPath(id): ApiPath,
+    ApiQuery(query): ApiQuery<InputItemsQuery>,
 ) -> Result<Json<InputItemList>, ApiError> {
-    let query = parsed(query)?;
     let stored = find(&state, &id)?;
     let limit = query.limit.unwrap_or(20);
     if !(1..=100).contains(&limit) {
@@ -78,12 +77,4 @@ fn find(state: &AppState, id: &str) -> Result<Arc<StoredResponse>, ApiError> {
 
 fn not_found(id: &str) -> ApiError {
     ApiError::NotFound { what: "Response", id: id.to_owned() }
-}
-
-fn parsed<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
-    query.map(|Query(query)| query).map_err(|error| ApiError::Invalid {
-        param: None,
-        code: Some("invalid_value"),
-        message: format!("Invalid query string: {}.", error.body_text()),
-    })
 }
