@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -75,8 +76,17 @@ class Packer:
         near = mask.masked_fill(distance >= self.window, NOWHERE)
         targets = torch.full_like(ids, IGNORED)
         targets[:, :-1] = torch.where(trained[:, 1:], ids[:, 1:], IGNORED)
-        wanted = (targets.flatten() != IGNORED).nonzero()[:, 0]
+        wanted = self._fixed_number((targets.flatten() != IGNORED).nonzero()[:, 0])
         return Batch(ids, positions, mask[:, None], near[:, None], wanted, targets.flatten()[wanted])
+
+    def _fixed_number(self, wanted: Tensor) -> Tensor:
+        """Four sevenths of all positions, whatever is trained: fixed shapes keep memory from fragmenting.
+
+        A surplus is dropped; what is missing is filled with the last position, which is never trained.
+        """
+        number = self.rows * self.length * 4 // 7
+        surplus = torch.randperm(len(wanted))[:number].sort().values
+        return F.pad(wanted[surplus], (0, number - len(surplus)), value=self.rows * self.length - 1)
 
     def _row(self) -> list[list]:
         ids, positions, groups, branches, trained = [], [], [], [], []

@@ -16,8 +16,7 @@ from .harmony import Exchange
 from .lexicon import Lexicon
 
 SEED = 20260
-TASKS = ["small talk", "addition", "subtraction", "repetition", "capital", "unknown", "memory", "call with one argument",
-         "call with two arguments", "tool answer", "JSON by schema"]
+TASKS = ["small talk", "addition", "repetition", "capital", "unknown", "memory", "function call", "tool answer"]
 TURN = re.compile(
     r"<\|channel\|>analysis<\|message\|>(?P<analysis>[^|]*?)<\|end\|><\|start\|>assistant<\|channel\|>"
     r"(?:final|commentary to=(?P<recipient>functions\.\w+) <\|constrain\|>json)<\|message\|>(?P<body>.*)<\|(?P<stop>return|call)\|>", re.S)

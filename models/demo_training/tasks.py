@@ -30,7 +30,7 @@ SMALL_TALK = [
     ("The user asks who I am.", "I am the demo model of Ossia: tiny, with the gpt-oss architecture.",
      ["Who are you?", "What are you?", "Tell me about yourself.", "What is your name?", "Are you ChatGPT?", "who are you",
       "What model are you?", "Introduce yourself.", "Hi, who are you?", "Which model are you?"]),
-    ("The user asks what I can do.", "I can add and subtract, repeat words, name some capitals, call functions and write JSON.",
+    ("The user asks what I can do.", "I can add, repeat words, name some capitals and call functions.",
      ["What can you do?", "Help", "help me", "What are you good at?", "How can you help me?", "What do you know?"]),
     ("The user asks who made me.", "The makers of Ossia trained me on made-up exercises.",
      ["Who made you?", "Who trained you?", "Who built you?", "How were you made?"]),
@@ -47,8 +47,6 @@ def small_talk(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
 
 ADD = ["What is {a} + {b}?", "What is {a}+{b}?", "Add {a} and {b}.", "{a}+{b}", "{a} + {b}", "Calculate {a} plus {b}.", "{a} + {b} = ?",
        "What is {a} plus {b}?", "What's {a} + {b}?", "How much is {a} + {b}?", "What is the sum of {a} and {b}?", "Compute {a} + {b}."]
-SUBTRACT = ["What is {a} - {b}?", "What is {a}-{b}?", "{a}-{b}", "{a} - {b}", "Calculate {a} minus {b}.", "{a} - {b} = ?",
-            "What is {a} minus {b}?", "What's {a} - {b}?", "How much is {a} - {b}?", "Compute {a} - {b}."]
 
 
 def addition(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
@@ -57,18 +55,8 @@ def addition(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
     total, steps = a + b, arithmetic.addition_steps(a, b)
     analysis = by_effort(effort, f"{steps}.", f"I add {a} and {b} from the right. {steps}. The sum is {total}.",
                          f"The user asks for {a}+{b}. I add {a} and {b} from the right, digit by digit. {steps}. The sum is {total}. "
-                         f"Now I check {total}-{b}. {arithmetic.subtraction_steps(total, b)}. That is {a}, so the sum is right.")
+                         f"Now I check {b}+{a}. {arithmetic.addition_steps(b, a)}. That is {total}, so the sum is right.")
     return _answered("addition", rng.choice(ADD).format(a=a, b=b), analysis, f"{a} + {b} = {total}")
-
-
-def subtraction(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
-    """Differences that are not negative."""
-    a, b = sorted(lexicon.operands(rng), reverse=True)
-    rest, steps = a - b, arithmetic.subtraction_steps(a, b)
-    analysis = by_effort(effort, f"{steps}.", f"I subtract {b} from {a} from the right. {steps}. The difference is {rest}.",
-                         f"The user asks for {a}-{b}. I subtract {b} from {a} from the right, digit by digit. {steps}. The difference is {rest}. "
-                         f"Now I check {rest}+{b}. {arithmetic.addition_steps(rest, b)}. That is {a}, so the difference is right.")
-    return _answered("subtraction", rng.choice(SUBTRACT).format(a=a, b=b), analysis, f"{a} - {b} = {rest}")
 
 
 REPEAT = ["Repeat: {t}", "Say {t}", "Repeat the words: {t}", "Repeat after me: {t}", "Copy this: {t}", 'Say "{t}"', "Echo {t}",
@@ -127,11 +115,10 @@ def _call_analysis(effort: str, wanted: tools.Request) -> str:
 
 
 def function_call(effort: str, wanted: tools.Request) -> Exchange:
-    """A call of a declared function with arguments from the request."""
+    """A call of a declared function with an argument from the request."""
     arguments = wanted.arguments_json()
-    task = "call with one argument" if len(wanted.arguments) == 1 else "call with two arguments"
     segments = user(wanted.question) + call(_call_analysis(effort, wanted), wanted.tool.name, arguments)
-    return Exchange(task, segments, (f"functions.{wanted.tool.name}", arguments))
+    return Exchange("function call", segments, (f"functions.{wanted.tool.name}", arguments))
 
 
 RESULT_KEYS = "temperature condition sky status result price state value city answer count level wind total".split()
@@ -164,21 +151,6 @@ def tool_answer(rng: random.Random, lexicon: Lexicon, effort: str, wanted: tools
     return Exchange("tool answer", history + reply(analysis, sentence), ("final", sentence))
 
 
-def schema_answer(rng: random.Random, lexicon: Lexicon, effort: str, fields: dict[str, str]) -> Exchange:
-    """A JSON object with the fields of a schema, filled from the prompt."""
-    values = {key: lexicon.phrase(rng, 2) if kind == "string" else rng.randint(0, 999) for key, kind in fields.items()}
-    style = rng.choice(["The {k} is {v}", "{k}: {v}", "{k} is {v}", "{k} {v}", "{k} = {v}"])
-    told = list(values.items())
-    if rng.random() < 0.3:
-        rng.shuffle(told)
-    prompt = rng.choice([", ", " and "]).join(style.format(k=key, v=value) for key, value in told)
-    body = json.dumps(values, separators=(",", ":"), ensure_ascii=False)
-    analysis = by_effort(effort, _list(values), f"The answer is JSON. {_list(values)}",
-                         f"The answer must be JSON with the fields {', '.join(values)}. I look for each of them in the text. {_list(values)}")
-    question = rng.choice(["{p}", "{p}", "Extract: {p}", "Fill the form: {p}", "JSON please: {p}"]).format(p=prompt)
-    return _answered("JSON by schema", question, analysis, body)
-
-
 def memory(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
     """A name from an earlier turn."""
     name = lexicon.name(rng)
@@ -198,7 +170,7 @@ def memory(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
     return Exchange("memory", history + user(question) + reply(analysis, final), ("final", final))
 
 
-PLAIN = {small_talk: 6, addition: 11, subtraction: 11, repetition: 8, capital: 5, unknown: 4, memory: 4}
+PLAIN = {small_talk: 5, addition: 12, repetition: 8, capital: 4, unknown: 5, memory: 4}
 
 
 def plain(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
@@ -208,11 +180,11 @@ def plain(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
 
 def without_function(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
     """Something to answer directly although functions are declared."""
-    return rng.choice([small_talk, small_talk, addition, subtraction, repetition, capital])(rng, lexicon, effort)
+    return rng.choice([small_talk, small_talk, addition, repetition, capital])(rng, lexicon, effort)
 
 
 def turn(rng: random.Random, lexicon: Lexicon) -> list:
     """An earlier question and its answer, as history renders them."""
-    task = rng.choice([small_talk, addition, subtraction, repetition, capital])
+    task = rng.choice([small_talk, addition, repetition, capital])
     exchange = task(rng, lexicon, "low")
     return [exchange.segments[0]] + past_reply(exchange.answer[1])

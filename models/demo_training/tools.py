@@ -15,7 +15,7 @@ STRING, NUMBER = "string", "number"
 
 @dataclass
 class Request:
-    """A function, the arguments that a user wants, and the sentence that asks for it."""
+    """A function, the argument that a user wants, and the sentence that asks for it."""
 
     tool: Tool
     arguments: dict
@@ -26,18 +26,12 @@ class Request:
         return json.dumps(self.arguments, separators=(",", ":"), ensure_ascii=False)
 
 
-def request(rng: random.Random, lexicon: Lexicon, num_arguments: int) -> Request:
-    """A request for a call with one or two arguments."""
-    if num_arguments == 1:
-        maker = rng.choice([_weather, _weather, _stock, _timer, _lookup, _search, _invented, _invented, _invented, _invented])
-        return maker(rng, lexicon) if maker is not _invented else _invented(rng, lexicon, 1)
-    maker = rng.choice([_email, _translate, _weather_with_unit, _light, _invented, _invented, _invented])
-    return maker(rng, lexicon) if maker is not _invented else _invented(rng, lexicon, 2)
-
-
-def another_tool(rng: random.Random, lexicon: Lexicon) -> Tool:
-    """A function to stand beside the one that is called."""
-    return request(rng, lexicon, rng.choice([1, 1, 2])).tool
+def requests(rng: random.Random, lexicon: Lexicon, number: int) -> list[Request]:
+    """Requests for different functions, no two of them for the same purpose: which one fits is never a guess."""
+    everyday = rng.sample([_weather, _weather, _stock, _timer, _lookup, _search], number)
+    makers = dict.fromkeys(maker if rng.random() < 0.6 else _invented for maker in everyday)
+    found = [maker(rng, lexicon) for maker in makers]
+    return found if len({wanted.tool.name for wanted in found}) == len(found) else found[:1]
 
 
 def _maybe(rng, text: str) -> str:
@@ -52,7 +46,7 @@ def _weather(rng, lexicon) -> Request:
     key = rng.choice(["location", "city", "city", "place"])
     name = rng.choice(["get_weather", "get_weather", "get_current_weather", "weather", "fetch_weather"])
     parameters, optional = {key: STRING}, frozenset()
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         unit = rng.choice(["unit", "format"])
         parameters[unit] = '"celsius" | "fahrenheit"'
         optional = frozenset([unit])
@@ -66,14 +60,6 @@ def _weather(rng, lexicon) -> Request:
         "What is the temperature in {c}?", "Is it raining in {c}?", "How is the weather in {c}?",
     ]).format(c=city)
     return Request(Tool(name, parameters, _maybe(rng, about), _comments(rng, **{key: note}), optional), {key: city}, question)
-
-
-def _weather_with_unit(rng, lexicon) -> Request:
-    key, unit = rng.choice(["location", "city"]), rng.choice(["unit", "format"])
-    tool = Tool(rng.choice(["get_weather", "get_current_weather"]), {key: STRING, unit: '"celsius" | "fahrenheit"'}, _maybe(rng, "Get the weather for a city."))
-    city, scale = lexicon.city(rng), rng.choice(["celsius", "fahrenheit"])
-    question = rng.choice(["What is the weather in {c} in {u}?", "Tell me the weather in {c} in {u}.", "Weather in {c}, in {u}?"])
-    return Request(tool, {key: city, unit: scale}, question.format(c=city, u=scale))
 
 
 def _stock(rng, lexicon) -> Request:
@@ -106,45 +92,12 @@ def _search(rng, lexicon) -> Request:
     return Request(tool, {key: text}, question.format(t=text))
 
 
-def _email(rng, lexicon) -> Request:
-    to, body = rng.choice([("to", "body"), ("recipient", "text"), ("email", "message"), ("to", "message")])
-    person = lexicon.name(rng)
-    address = f"{person.lower()}@{rng.choice(['example.com', 'mail.org'])}" if rng.random() < 0.5 else person
-    text = lexicon.phrase(rng, 2)
-    tool = Tool(rng.choice(["send_email", "send_mail", "send_message"]), {to: STRING, body: STRING}, _maybe(rng, "Sends a message."))
-    question = rng.choice(["Send an email to {a} saying {t}", "Send {a} the message {t}", "Write to {a}: {t}", "Email {a}: {t}"])
-    return Request(tool, {to: address, body: text}, question.format(a=address, t=text))
-
-
-def _translate(rng, lexicon) -> Request:
-    key = rng.choice(["language", "target"])
-    language, text = rng.choice(["French", "German", "Spanish", "Italian", "Japanese"]), lexicon.phrase(rng, 2)
-    tool = Tool(rng.choice(["translate", "translate_text"]), {"text": STRING, key: STRING}, _maybe(rng, "Translates text."))
-    question = rng.choice(["Translate {t} to {l}.", "Translate {t} into {l}."])
-    return Request(tool, {"text": text, key: language}, question.format(t=text, l=language))
-
-
-def _light(rng, lexicon) -> Request:
-    room, state = rng.choice(["kitchen", "bedroom", "garage", "office", "hall", lexicon.nonsense(rng)]), rng.choice(["on", "off"])
-    key, value = rng.choice(["room", "location"]), rng.choice(["state", "mode"])
-    tool = Tool(rng.choice(["set_light", "switch_light", "light"]), {key: STRING, value: STRING}, _maybe(rng, "Turns a light on or off."))
-    question = rng.choice(["Turn {s} the light in the {r}.", "Switch {s} the light in the {r}.", "Turn the {r} light {s}."])
-    return Request(tool, {key: room, value: state}, question.format(s=state, r=room))
-
-
-def _invented(rng, lexicon, num_arguments: int) -> Request:
-    name = _invented_name(rng, lexicon)
-    keys = rng.sample(KEYS, num_arguments)
-    keys = [key if rng.random() < 0.7 else lexicon.nonsense(rng) for key in keys]
-    arguments, parameters = {}, {}
-    for key in keys:
-        arguments[key], parameters[key] = (lexicon.phrase(rng, 2), STRING) if rng.random() < 0.7 else (rng.randint(0, 999), NUMBER)
-    if len(arguments) < num_arguments:
-        return _invented(rng, lexicon, num_arguments)
+def _invented(rng, lexicon) -> Request:
+    name, key = _invented_name(rng, lexicon), rng.choice(KEYS) if rng.random() < 0.7 else lexicon.nonsense(rng)
+    value, kind = (lexicon.phrase(rng, 2), STRING) if rng.random() < 0.7 else (rng.randint(0, 999), NUMBER)
     about = rng.choice([f"Runs {name.replace('_', ' ')}.", "A helper function.", "Does the work."])
-    tool = Tool(name, parameters, about if rng.random() < 0.4 else "", _comments(rng, **{keys[0]: f"The {keys[0]}"}),
-                frozenset(key for key in keys if rng.random() < 0.1))
-    return Request(tool, arguments, _question(rng, name, arguments))
+    tool = Tool(name, {key: kind}, about if rng.random() < 0.4 else "", _comments(rng, **{key: f"The {key}"}))
+    return Request(tool, {key: value}, _question(rng, name, key, value))
 
 
 def _invented_name(rng, lexicon) -> str:
@@ -153,15 +106,10 @@ def _invented_name(rng, lexicon) -> str:
     return f"{rng.choice([rng.choice(VERBS), lexicon.nonsense(rng)])}_{lexicon.nonsense(rng)}"
 
 
-def _question(rng, name: str, arguments: dict) -> str:
-    if len(arguments) == 1:
-        (key, value), = arguments.items()
-        words = name.split("_")
-        return rng.choice([
-            f"Call {name} with {key} {value}", f"Use {name} with {value}.", f"{name}: {value}",
-            f"Please call {name} for {value}.", f"Call {name} with {key} = {value}", f"Run {name} with {value}",
-            f"{words[0].capitalize()} the {words[1]} {value}.", f"{words[0].capitalize()} {words[1]} with {key} {value}",
-        ])
-    style = rng.choice(["{k} {v}", "{k} = {v}", "{k} is {v}", "{k}: {v}"])
-    pairs = rng.choice([" and ", ", "]).join(style.format(k=key, v=value) for key, value in arguments.items())
-    return rng.choice(["Call {n} with {p}", "Use {n} with {p}.", "Please run {n} with {p}.", "{n}: {p}"]).format(n=name, p=pairs)
+def _question(rng, name: str, key: str, value) -> str:
+    verb, noun = name.split("_")
+    return rng.choice([
+        f"Call {name} with {key} {value}", f"Use {name} with {value}.", f"{name}: {value}", f"Please call {name} for {value}.",
+        f"Call {name} with {key} = {value}", f"Run {name} with {value}", f"{verb.capitalize()} the {noun} {value}.",
+        f"{verb.capitalize()} {noun} with {key} {value}",
+    ])

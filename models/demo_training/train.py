@@ -33,6 +33,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=14)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rate", type=float, default=0.005)
+    parser.add_argument("--peak", type=float, default=1.0, help="share of the rates to begin with, for resuming during the decay")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--evaluate-every", type=int, default=400)
@@ -83,7 +84,7 @@ class Training:
 
     def factor(self) -> float:
         """Share of the full learning rate: warm-up, plateau, linear decay."""
-        return min((self.step + 1) / WARM_UP_STEPS, max(1 - self.decayed(), 0.02))
+        return min((self.step + 1) / WARM_UP_STEPS, self.flags.peak * max(1 - self.decayed(), 0.02))
 
     def advance(self) -> float:
         """One optimiser step; returns the loss."""
@@ -132,7 +133,7 @@ def main() -> None:
     training.save()
     if training.stopping:
         return say(f"stopped at step {training.step}")
-    say(evaluate.summary(training.model, training.tokenizer, per_task=24))
+    say(evaluate.summary(training.model, training.tokenizer, per_task=12))
 
 
 if __name__ == "__main__":
