@@ -175,3 +175,90 @@ impl Scheduler {
         self.num_preemptions
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GenerationRequest;
+
+    /// Blocks of 4 tokens, a window of 4.
+    fn scheduler(num_blocks: usize, max_num_seqs: usize, max_num_batched_tokens: usize) -> Scheduler {
+        let spec = RunnerSpec {
+            vocab_size: 100,
+            num_blocks,
+            block_size: 4,
+            sliding_window: 4,
+            max_position_embeddings: 1000,
+        };
+        let config = EngineConfig { max_num_seqs, max_num_batched_tokens, ..EngineConfig::default() };
+        Scheduler::new(&config, spec)
+    }
+
+    fn add(scheduler: &mut Scheduler, id: u64, priority: i32, prompt_len: u32) {
+        let prompt = (0..prompt_len).map(|pos| (pos + id as u32 * 7) % 100).collect();
+        let request = GenerationRequest { priority, ..GenerationRequest::new(prompt, 50) };
+        scheduler.add(Sequence::new(SequenceId(id), request, 4, 1000));
+    }
+
+    /// One pass in which every sequence that may generates a token. Returns the scheduled tokens by id.
+    fn pass(scheduler: &mut Scheduler) -> Vec<(u64, usize)> {
+        scheduler.schedule();
+        let scheduled = scheduler.running().iter().filter(|seq| seq.num_scheduled_tokens > 0);
+        let scheduled = scheduled.map(|seq| (seq.id().0, seq.num_scheduled_tokens)).collect();
+        scheduler.commit();
+        let whole = |seq: &&mut Sequence| seq.num_remaining_tokens() == 0;
+        scheduler.running_mut().iter_mut().filter(whole).for_each(|seq| seq.append_token(99));
+        scheduled
+    }
+
+    #[test]
+    fn decodes_come_before_prefills_and_prefills_share_what_is_left() {
+        let mut scheduler = scheduler(100, 8, 10);
+        add(&mut scheduler, 0, 0, 3);
+        assert_eq!(pass(&mut scheduler), [(0, 3)]);
+        add(&mut scheduler, 1, 0, 12);
+        add(&mut scheduler, 2, 0, 9);
+        assert_eq!(pass(&mut scheduler), [(0, 1), (1, 9)]);
+        assert_eq!(pass(&mut scheduler), [(0, 1), (1, 3), (2, 6)]);
+        assert_eq!(pass(&mut scheduler), [(0, 1), (1, 1), (2, 3)]);
+    }
+
+    #[test]
+    fn waiting_sequences_start_by_priority_then_arrival() {
+        let mut scheduler = scheduler(100, 2, 100);
+        for (id, priority) in [(0, 1), (1, 0), (2, 0), (3, -1)] {
+            add(&mut scheduler, id, priority, 4);
+        }
+        assert_eq!(pass(&mut scheduler), [(3, 4), (1, 4)]);
+        scheduler.remove(SequenceId(3));
+        assert_eq!(pass(&mut scheduler), [(1, 1), (2, 4)]);
+    }
+
+    #[test]
+    fn a_prompt_that_does_not_fit_waits_and_nobody_overtakes_it() {
+        // The first takes 5 blocks and 2 for its window; the second needs as many, the third only 2.
+        let mut scheduler = scheduler(12, 8, 100);
+        add(&mut scheduler, 0, 0, 20);
+        add(&mut scheduler, 1, 0, 20);
+        add(&mut scheduler, 2, 0, 4);
+        assert_eq!(pass(&mut scheduler), [(0, 20)]);
+        assert_eq!(pass(&mut scheduler), [(0, 1)]);
+        scheduler.remove(SequenceId(0));
+        assert_eq!(pass(&mut scheduler), [(1, 20), (2, 4)]);
+    }
+
+    #[test]
+    fn the_last_of_the_lowest_priority_is_preempted_and_keeps_its_tokens() {
+        let mut scheduler = scheduler(12, 8, 100);
+        for (id, priority) in [(0, 0), (1, 1), (2, 0)] {
+            add(&mut scheduler, id, priority, 4);
+        }
+        while scheduler.num_preemptions() == 0 {
+            pass(&mut scheduler);
+        }
+        assert_eq!(scheduler.running().iter().map(|seq| seq.id().0).collect::<Vec<_>>(), [0, 2]);
+        let (_, preempted) = scheduler.waiting.first_key_value().expect("somebody was preempted");
+        assert_eq!((preempted.id(), preempted.num_cached_tokens), (SequenceId(1), 0));
+        assert!(preempted.num_generated_tokens() > 1);
+    }
+}

@@ -1,5 +1,7 @@
 //! What a request yields when it is alone: no batch, no blocks, no schedule.
 
+use std::sync::{Arc, Mutex};
+
 use super::fake_runner::{EMPTY, extend, logits};
 use crate::sequence::{Sequence, SequenceId};
 use crate::{AllowedTokens, FinishReason, GenerationRequest, TokenConstraint};
@@ -23,11 +25,21 @@ pub(super) fn alone(request: GenerationRequest, vocab_size: usize, max_model_len
 }
 
 /// Forbids tokens that depend on how many were accepted and which: fed twice, or not at all, it lets
-/// other tokens through than it should.
+/// other tokens through than it should. Keeps a record.
 #[derive(Debug, Default)]
 pub(super) struct History {
     context: u64,
     forbidden: Vec<u32>,
+    accepted: Record,
+}
+
+/// The tokens that a constraint was fed.
+pub(super) type Record = Arc<Mutex<Vec<u32>>>;
+
+impl History {
+    pub(super) fn new(accepted: Record) -> Self {
+        Self { accepted, ..Self::default() }
+    }
 }
 
 impl TokenConstraint for History {
@@ -38,5 +50,6 @@ impl TokenConstraint for History {
 
     fn accept(&mut self, token: u32) {
         self.context = extend(self.context, token);
+        self.accepted.lock().expect("nobody panics with the record").push(token);
     }
 }

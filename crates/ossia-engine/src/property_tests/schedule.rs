@@ -3,7 +3,7 @@
 use rand::prelude::*;
 use rand::rngs::StdRng;
 
-use super::reference::History;
+use super::reference::{History, Record};
 use crate::{EngineConfig, GenerationRequest, RunnerSpec, SamplingParams};
 
 pub(super) const VOCAB_SIZE: usize = 32;
@@ -84,13 +84,18 @@ impl Plan {
     }
 
     pub(super) fn request(&self) -> GenerationRequest {
+        self.request_with_record(Record::default())
+    }
+
+    /// The request; what its constraint, if it has one, is fed goes into `record`.
+    pub(super) fn request_with_record(&self, record: Record) -> GenerationRequest {
         let mut request = GenerationRequest::new(self.prompt.clone(), self.max_tokens);
         request.sampling = self.sampling.clone();
         request.priority = self.priority;
         request.cache_salt = self.cache_salt.clone();
         request.stop_token_ids = vec![0, 1];
         if self.constrained {
-            request.constraint = Some(Box::new(History::default()));
+            request.constraint = Some(Box::new(History::new(record)));
         }
         request
     }

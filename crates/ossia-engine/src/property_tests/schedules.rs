@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, watch};
 
 use super::fake_runner::FakeRunner;
-use super::reference::{Reply, alone};
+use super::reference::{Record, Reply, alone};
 use super::schedule::{Plan, Schedule};
 use crate::engine::Engine;
 use crate::handle::QueuePlace;
@@ -24,23 +24,27 @@ pub(super) struct Driver {
     pub(super) stats: watch::Receiver<EngineStats>,
     schedule: Schedule,
     replies: Vec<UnboundedReceiver<GenerationEvent>>,
+    /// What the constraint of each request was fed.
+    records: Vec<Record>,
 }
 
 impl Driver {
     pub(super) fn new(schedule: Schedule, runner: FakeRunner) -> Self {
         let (sender, stats) = watch::channel(EngineStats::default());
         let engine = Engine::new(Box::new(runner), &schedule.config, sender);
-        Self { engine, stats, schedule, replies: Vec::new() }
+        Self { engine, stats, schedule, replies: Vec::new(), records: Vec::new() }
     }
 
     /// Submits the request of a plan; its id is its place in the order of submission.
     pub(super) fn submit(&mut self, plan: &Plan) -> Result<SequenceId, SubmitError> {
         let Schedule { spec, config, .. } = &self.schedule;
-        let request = plan.request();
+        let record = Record::default();
+        let request = plan.request_with_record(Record::clone(&record));
         request.validate(spec, config.max_model_len)?;
         let id = SequenceId(self.replies.len() as u64);
         let (events, reply) = mpsc::unbounded_channel();
         self.replies.push(reply);
+        self.records.push(record);
         let sequence = Sequence::new(id, request, spec.block_size, config.max_model_len);
         self.engine.submit(Submission { sequence, events, place: QueuePlace::default() });
         Ok(id)
@@ -103,7 +107,10 @@ impl Driver {
             GenerationEvent::Token(token) => token.id,
             other => panic!("{other:?} in the middle"),
         };
-        ((events.map(token).collect(), reason), num_cached_tokens)
+        let tokens: Vec<u32> = events.map(token).collect();
+        let record = self.records[id.0 as usize].lock().expect("the engine is not running");
+        assert!(record.is_empty() || *record == tokens, "the constraint was fed {record:?}, not {tokens:?}");
+        ((tokens, reason), num_cached_tokens)
     }
 }
 

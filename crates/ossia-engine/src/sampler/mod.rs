@@ -1,8 +1,9 @@
 //! From a row of logits to a token.
 //!
 //! The common case (temperature 1, no filter, few masked tokens) reads the row twice: once for the
-//! maximum, once for the sum of exponentials. Nothing sorts the row.
+//! maximum, once for the sum of exponentials. Nothing sorts the row: top_k selects, top_p draws again.
 
+mod draw;
 mod edits;
 mod filters;
 mod logprobs;
@@ -18,6 +19,7 @@ use ossia_model::Logits;
 use rayon::prelude::*;
 
 use self::edits::TokenCounts;
+use self::random::Uniforms;
 use self::row::Row;
 use crate::runner::panic_message;
 use crate::sequence::Sequence;
@@ -129,9 +131,7 @@ impl SequenceSampler {
         if self.params.temperature < MIN_TEMPERATURE {
             return Ok(row.argmax());
         }
-        let cutoff = filters::cutoff(&row, &self.params);
-        let mass = row.mass(self.params.temperature, cutoff);
-        Ok(row.token_at(&mass, random::uniform(self.seed, num_generated as u64)))
+        Ok(draw::draw(&row, &self.params, Uniforms::new(self.seed, num_generated as u64)))
     }
 }
 

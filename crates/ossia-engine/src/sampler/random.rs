@@ -1,13 +1,26 @@
 //! Random numbers that depend on a seed and a count, and on no state.
 
-/// A uniform number in [0, 1) for the `count`-th token of a generation with this seed.
+const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Uniform numbers for the `count`-th token of a generation with this seed.
 ///
-/// The `count`-th output of a SplitMix64 generator whose start is the mixed seed: preemption, batch
-/// composition and the order of sampling cannot shift it.
-pub(super) fn uniform(seed: u64, count: u64) -> f64 {
-    const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
-    let state = mix(seed).wrapping_add((count + 1).wrapping_mul(GOLDEN_GAMMA));
-    (mix(state) >> 11) as f64 / (1u64 << 53) as f64
+/// A SplitMix64 generator that starts at a mixture of both: preemption, batch composition and the order of
+/// sampling cannot shift it.
+pub(super) struct Uniforms {
+    state: u64,
+}
+
+impl Uniforms {
+    pub(super) fn new(seed: u64, count: u64) -> Self {
+        let by_seed = mix(seed.wrapping_add(GOLDEN_GAMMA));
+        Self { state: mix(by_seed.wrapping_add((count + 1).wrapping_mul(GOLDEN_GAMMA))) }
+    }
+
+    /// A number in [0, 1).
+    pub(super) fn next(&mut self) -> f64 {
+        self.state = self.state.wrapping_add(GOLDEN_GAMMA);
+        (mix(self.state) >> 11) as f64 / (1u64 << 53) as f64
+    }
 }
 
 /// SplitMix64's output function, a bijection (Steele, Lea and Flood, 2014).
@@ -21,11 +34,17 @@ fn mix(mut z: u64) -> u64 {
 mod tests {
     use super::*;
 
+    fn first(seed: u64, count: u64) -> f64 {
+        Uniforms::new(seed, count).next()
+    }
+
     #[test]
-    fn numbers_spread_over_counts_and_over_seeds() {
-        let by_count: Vec<f64> = (0..10_000).map(|count| uniform(7, count)).collect();
-        let by_seed: Vec<f64> = (0..10_000).map(|seed| uniform(seed, 0)).collect();
-        for numbers in [by_count, by_seed] {
+    fn numbers_spread_over_counts_over_seeds_and_over_draws() {
+        let mut uniforms = Uniforms::new(7, 7);
+        let by_draw: Vec<f64> = (0..10_000).map(|_| uniforms.next()).collect();
+        let by_count: Vec<f64> = (0..10_000).map(|count| first(7, count)).collect();
+        let by_seed: Vec<f64> = (0..10_000).map(|seed| first(seed, 0)).collect();
+        for numbers in [by_draw, by_count, by_seed] {
             let mut bins = [0i32; 10];
             numbers.iter().for_each(|u| bins[(u * 10.0) as usize] += 1);
             assert!(bins.iter().all(|&n| (n - 1000).abs() < 150), "{bins:?}");
@@ -33,9 +52,14 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_seeds_are_not_shifts_of_each_other() {
-        let numbers = |seed| (0..100).map(|count| uniform(seed, count)).collect::<Vec<_>>();
+    fn neighbouring_seeds_and_counts_are_not_shifts_of_each_other() {
+        let numbers = |seed| (0..100).map(|count| first(seed, count)).collect::<Vec<_>>();
         let (zero, one) = (numbers(0), numbers(1));
         assert!(zero.iter().all(|u| !one.contains(u)));
+        let mut uniforms = Uniforms::new(0, 0);
+        assert!((0..100).skip(1).all(|_| {
+            let u = uniforms.next();
+            !zero[1..].contains(&u)
+        }));
     }
 }

@@ -100,27 +100,34 @@ impl<'a> Row<'a> {
         tokens.zip(&self.logits[start..end]).map(|(token, &logit)| Ranked { logit, token })
     }
 
-    /// `exp((logit - max) / temperature)`.
-    pub(super) fn mass_of(&self, logit: f32, temperature: f32) -> f32 {
-        exp2((logit - self.max) * scale(temperature))
+    /// A token's place.
+    pub(super) fn ranked(&self, token: u32) -> Ranked {
+        Ranked { logit: self.logits[token as usize], token }
+    }
+
+    /// `exp((logit - max) / temperature)` of a token.
+    pub(super) fn mass_of(&self, token: u32, temperature: f32) -> f64 {
+        f64::from(exp2((self.logits[token as usize] - self.max) * scale(temperature)))
     }
 
     /// Sums the mass of the tokens that reach `cutoff`. One pass, less with a cutoff.
     pub(super) fn mass(&self, temperature: f32, cutoff: Ranked) -> Mass {
         let scale = scale(temperature);
+        let bound = cutoff.logit;
+        // Tokens as probable as the cutoff are kept before it and not behind it.
+        let sum = |(idx, (chunk, &max)): (usize, (&[f32], &f32))| match idx
+            .cmp(&(cutoff.token as usize / CHUNK_LEN))
+        {
+            _ if max < bound => 0.0,
+            Ordering::Less => sum_exp2(chunk, self.max, scale, |x| x >= bound),
+            Ordering::Greater => sum_exp2(chunk, self.max, scale, |x| x > bound),
+            Ordering::Equal => {
+                let kept = self.chunk(idx).filter(|token| token.reaches(&cutoff));
+                kept.map(|token| f64::from(exp2((token.logit - self.max) * scale))).sum()
+            }
+        };
         let chunks = self.logits.chunks(CHUNK_LEN).zip(&self.chunk_max).enumerate();
-        let by_chunk: Vec<f64> = chunks
-            .map(|(idx, (chunk, &max))| {
-                if max < cutoff.logit {
-                    0.0
-                } else if cutoff == Ranked::LAST {
-                    sum_exp2(chunk, self.max, scale)
-                } else {
-                    let kept = self.chunk(idx).filter(|token| token.reaches(&cutoff));
-                    kept.map(|token| f64::from(exp2((token.logit - self.max) * scale))).sum()
-                }
-            })
-            .collect();
+        let by_chunk: Vec<f64> = chunks.map(sum).collect();
         let total = by_chunk.iter().sum();
         Mass { scale, cutoff, by_chunk, total }
     }
@@ -174,15 +181,18 @@ fn max_and_nan(chunk: &[f32]) -> (f32, bool) {
     (max, nans.iter().any(|&nan| nan > 0) || rest.iter().any(|x| x.is_nan()))
 }
 
-fn sum_exp2(chunk: &[f32], max: f32, scale: f32) -> f64 {
+/// The sum over the logits that `keep` says are kept.
+#[inline(always)]
+fn sum_exp2(chunk: &[f32], max: f32, scale: f32, keep: impl Fn(f32) -> bool) -> f64 {
     let mut sums = [0f32; LANES];
     let (groups, rest) = chunk.as_chunks::<LANES>();
+    let mass = |x: f32| if keep(x) { exp2((x - max) * scale) } else { 0.0 };
     for group in groups {
         for lane in 0..LANES {
-            sums[lane] += exp2((group[lane] - max) * scale);
+            sums[lane] += mass(group[lane]);
         }
     }
-    let rest = rest.iter().map(|x| f64::from(exp2((x - max) * scale)));
+    let rest = rest.iter().map(|&x| f64::from(mass(x)));
     sums.iter().map(|&sum| f64::from(sum)).chain(rest).sum()
 }
 

@@ -1,0 +1,26 @@
+//! Drawing a token from what the filters leave.
+
+use super::filters;
+use super::random::Uniforms;
+use super::row::Row;
+use crate::SamplingParams;
+
+/// A token, drawn with `uniforms`.
+///
+/// top_p needs no sorting: a token is in the nucleus when the mass of the tokens before it is less than
+/// top_p of all. A token that is not is drawn again among those up to it, which are fewer each time.
+pub(super) fn draw(row: &Row<'_>, params: &SamplingParams, mut uniforms: Uniforms) -> u32 {
+    let mut mass = row.mass(params.temperature, filters::cutoff(row, params));
+    let nucleus = f64::from(params.top_p) * mass.total;
+    loop {
+        let token = row.token_at(&mass, uniforms.next());
+        if params.top_p >= 1.0 {
+            return token;
+        }
+        let up_to_token = row.mass(params.temperature, row.ranked(token));
+        if up_to_token.total - row.mass_of(token, params.temperature) < nucleus {
+            return token;
+        }
+        mass = up_to_token;
+    }
+}
