@@ -1,0 +1,197 @@
+//! From flags to running parts: tokenizer, weights, KV cache and engine.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, GptOssRunner, ModelRunner, RunnerSpec};
+use ossia_harmony::Tokenizer;
+use ossia_kernels::ComputeType;
+use ossia_model::{GptOss, GptOssConfig, ModelOptions};
+use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
+
+use crate::cli::{Dtype, EngineArgs, LoadFormatArg, ModelArgs};
+use crate::hub::{self, HubEnv};
+use crate::memory::{self, ByteSize};
+use crate::progress::Progress;
+use crate::source::ModelSource;
+use crate::{demo, vocabulary};
+
+/// A running engine and the tokenizer that speaks its ids.
+pub(crate) struct Parts {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) engine: EngineHandle,
+    /// Joins the engine's thread when dropped.
+    pub(crate) thread: EngineThread,
+}
+
+/// Sizes the one compute pool.
+pub(crate) fn set_threads(threads: Option<usize>) {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    ossia_kernels::set_num_threads(threads.unwrap_or_else(cores));
+}
+
+/// Loads what `args` name and starts an engine on it.
+pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, delay: Duration) -> Result<Parts> {
+    set_threads(args.threads);
+    let (tokenizer, runner): (Tokenizer, Box<dyn ModelRunner>) = match &args.model {
+        ModelSource::Scripted(rules) => scripted(rules.as_deref(), engine, delay)?,
+        _ => {
+            let checkpoint = Checkpoint::find(args)?;
+            (checkpoint.tokenizer()?, Box::new(runner(checkpoint.model(args)?, engine)?))
+        }
+    };
+    let config = engine_config(&runner.spec(), engine)?;
+    let (handle, thread) = Engine::start(runner, config)?;
+    Ok(Parts { tokenizer, engine: handle, thread })
+}
+
+/// Loads the model that `args` name, without an engine.
+pub(crate) fn model(args: &ModelArgs) -> Result<GptOss> {
+    Checkpoint::find(args)?.model(args)
+}
+
+/// Loads a checkpoint directory.
+pub(crate) fn checkpoint(dir: &Path, dtype: Dtype) -> Result<GptOss> {
+    let mut progress = None;
+    let model = GptOss::load(dir, &options(dtype), &mut |step| {
+        let progress = progress.get_or_insert_with(|| Progress::new("loading weights", step.total_bytes));
+        progress.set(step.loaded_bytes);
+    })?;
+    Ok(model)
+}
+
+/// Where the files of a model lie; a temporary directory lives as long as this does.
+struct Checkpoint {
+    dir: PathBuf,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Checkpoint {
+    fn find(args: &ModelArgs) -> Result<Self> {
+        if let Some(config) = &args.hf_config {
+            let dir = config.parent().unwrap_or(Path::new(".")).to_path_buf();
+            return Ok(Self { dir, _temporary: None });
+        }
+        match &args.model {
+            ModelSource::Directory(dir) => Ok(Self { dir: dir.clone(), _temporary: None }),
+            ModelSource::Hub(repo) => {
+                let dir = hub::pull(repo, &args.revision, &HubEnv::from_env())?;
+                Ok(Self { dir, _temporary: None })
+            }
+            ModelSource::Demo => {
+                let temporary = tempfile::tempdir().context("cannot make a directory for the demo model")?;
+                demo::write_to(temporary.path())?;
+                Ok(Self { dir: temporary.path().to_path_buf(), _temporary: Some(temporary) })
+            }
+            ModelSource::Scripted(_) => {
+                bail!("the scripted runner has no weights: only `serve` and `generate` take it")
+            }
+        }
+    }
+
+    fn model(&self, args: &ModelArgs) -> Result<GptOss> {
+        match (&args.hf_config, args.load_format) {
+            (Some(config), LoadFormatArg::Dummy) => {
+                tracing::info!("random weights of the shape in {}", config.display());
+                let config = GptOssConfig::from_file(config)?;
+                Ok(GptOss::dummy(config, args.dummy_seed, &options(args.dtype))?)
+            }
+            (None, LoadFormatArg::Dummy) => bail!("--load-format dummy needs --hf-config"),
+            (_, LoadFormatArg::Safetensors) => {
+                let started = Instant::now();
+                let model = checkpoint(&self.dir, args.dtype)?;
+                tracing::info!("weights ready in {:.1} s", started.elapsed().as_secs_f64());
+                Ok(model)
+            }
+        }
+    }
+
+    /// The checkpoint's tokenizer; a bare config.json gets gpt-oss's own vocabulary.
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        let path = self.dir.join("tokenizer.json");
+        match path.exists() {
+            true => Ok(Tokenizer::from_file(&path)?),
+            false => vocabulary::o200k_harmony(),
+        }
+    }
+}
+
+fn options(dtype: Dtype) -> ModelOptions {
+    let compute = match dtype {
+        Dtype::F32 => ComputeType::F32,
+        Dtype::Bf16 => ComputeType::Bf16,
+    };
+    ModelOptions { compute, ..ModelOptions::default() }
+}
+
+/// Gives the model its KV cache, sized once from what is left beside the weights.
+fn runner(model: GptOss, args: &EngineArgs) -> Result<GptOssRunner> {
+    let bytes_per_block = model.kv_bytes_per_block(args.block_size) as u64;
+    let weights = model.weight_bytes() as u64;
+    let bytes = match args.kv_cache_memory {
+        Some(ByteSize(bytes)) => bytes,
+        None => {
+            let longest = args.max_model_len.unwrap_or(model.config().max_position_embeddings);
+            // Each token may take a place in both layer groups.
+            let blocks = args.max_num_seqs * 2 * longest.div_ceil(args.block_size);
+            memory::default_kv_bytes(memory::available(), weights, blocks as u64 * bytes_per_block)
+        }
+    };
+    let num_blocks = (bytes / bytes_per_block) as usize;
+    ensure!(
+        num_blocks > 0,
+        "a KV cache of {} does not hold one block of {} (--kv-cache-memory)",
+        ByteSize(bytes),
+        ByteSize(bytes_per_block)
+    );
+    tracing::info!(
+        "weights {}, KV cache {}: {num_blocks} blocks of {} tokens",
+        ByteSize(weights),
+        ByteSize(num_blocks as u64 * bytes_per_block),
+        args.block_size
+    );
+    Ok(GptOssRunner::new(model, num_blocks, args.block_size)?)
+}
+
+/// The engine's limits; the longest sequence is what the model and the cache allow, or what the flag asks for.
+fn engine_config(spec: &RunnerSpec, args: &EngineArgs) -> Result<EngineConfig> {
+    let fits = spec.max_len_that_fits();
+    let most = spec.max_position_embeddings.min(fits);
+    let max_model_len = args.max_model_len.unwrap_or(most);
+    ensure!(
+        max_model_len <= most,
+        "--max-model-len {max_model_len} does not fit: the model has {} positions, the KV cache room for {fits} tokens",
+        spec.max_position_embeddings
+    );
+    let concurrent = spec.num_blocks / spec.blocks_for_len(max_model_len).max(1);
+    tracing::info!("room for {concurrent} sequences of {max_model_len} tokens at the same time");
+    Ok(EngineConfig {
+        max_num_seqs: args.max_num_seqs,
+        max_num_batched_tokens: args.max_num_batched_tokens,
+        max_model_len,
+        enable_prefix_caching: !args.no_prefix_caching,
+        ..EngineConfig::default()
+    })
+}
+
+/// The runner that answers by rule, with gpt-oss's own vocabulary.
+fn scripted(
+    rules: Option<&Path>,
+    args: &EngineArgs,
+    delay: Duration,
+) -> Result<(Tokenizer, Box<dyn ModelRunner>)> {
+    tracing::warn!("scripted runner: answers come from rules, not from a model; it is for testing clients");
+    let tokenizer = vocabulary::o200k_harmony()?;
+    let rules = match rules {
+        Some(path) => {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Rules::from_json(&text).with_context(|| format!("rules in {}", path.display()))?
+        }
+        None => Rules::default(),
+    };
+    let options = ScriptedOptions { block_size: args.block_size, delay, ..ScriptedOptions::default() };
+    let runner = ScriptedRunner::new(tokenizer.clone(), rules, options)?;
+    Ok((tokenizer, Box::new(runner)))
+}
