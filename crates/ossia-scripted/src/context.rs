@@ -63,6 +63,14 @@ impl Marks {
         if ends.is_empty() { vec![context.len()] } else { ends }
     }
 
+    /// The message that was begun last in what a turn generated, after its `<|start|>assistant`.
+    pub(crate) fn last_message<'a>(&self, generated: &'a [u32]) -> &'a [u32] {
+        match generated.iter().rposition(|&token| token == self.start) {
+            Some(at) => generated[at + 1..].strip_prefix(self.assistant.as_slice()).unwrap_or(generated),
+            None => generated,
+        }
+    }
+
     /// Whether `generated`, which ends in `<|end|>`, can only be what a client sent back.
     fn is_history(&self, generated: &[u32]) -> bool {
         let empty = [self.message, self.end];

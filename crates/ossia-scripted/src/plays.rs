@@ -20,7 +20,9 @@ pub(crate) struct Plays {
     /// The prompt itself, to recognise it by.
     pub(crate) prompt: Vec<u32>,
     /// Token sequences that follow the prompt, the preferred one first.
-    pub(crate) scripts: Vec<Vec<u32>>,
+    scripts: Vec<Vec<u32>>,
+    /// Those of them without a chain of thought: they can also follow one that another script began.
+    rests: Vec<Vec<u32>>,
     /// Pause per token.
     pub(crate) delay: Duration,
 }
@@ -38,18 +40,24 @@ impl Plays {
         let rule = rules.find(&said.last_user);
         let ruled = rule.map(|rule| ruled(tokenizer, &rule.script)).unwrap_or_default();
         let texts = situation(said).into_iter().map(|text| tokenizer.encode_with_special_tokens(&text));
-        Self {
-            prompt: prompt.to_vec(),
-            scripts: ruled.into_iter().chain(texts).collect(),
-            delay: rule.and_then(|rule| rule.delay).unwrap_or(delay),
-        }
+        let scripts: Vec<Vec<u32>> = ruled.into_iter().chain(texts).collect();
+        let thought = tokenizer.encode_with_special_tokens(THOUGHT);
+        let rests = scripts.iter().filter(|script| !script.starts_with(&thought)).cloned().collect();
+        let delay = rule.and_then(|rule| rule.delay).unwrap_or(delay);
+        Self { prompt: prompt.to_vec(), scripts, rests, delay }
     }
 
-    /// The tokens that may follow `generated`, in order of preference. Empty where no play began like that.
-    pub(crate) fn next_tokens(&self, generated: &[u32]) -> impl Iterator<Item = u32> {
-        let fitting = self.scripts.iter().filter(|script| script.starts_with(generated));
-        fitting.filter_map(|script| script.get(generated.len()).copied())
+    /// The tokens that may follow `generated`, in order of preference: first what goes on with a script, then what
+    /// takes another way from `message` on, the message that was begun last. Empty where no script fits.
+    pub(crate) fn next_tokens(&self, generated: &[u32], message: &[u32]) -> impl Iterator<Item = u32> {
+        following(&self.scripts, generated).chain(following(&self.rests, message))
     }
+}
+
+/// The tokens that follow `begun` in the scripts that begin with it.
+fn following(scripts: &[Vec<u32>], begun: &[u32]) -> impl Iterator<Item = u32> {
+    let fitting = scripts.iter().filter(move |script| script.starts_with(begun));
+    fitting.filter_map(move |script| script.get(begun.len()).copied())
 }
 
 /// What a rule says; text that begins with a chain of thought may also be said without it.

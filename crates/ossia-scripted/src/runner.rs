@@ -162,7 +162,7 @@ impl ScriptedRunner {
         for &end in earlier {
             let (prompt, generated) = context.split_at(end);
             let plays = self.plays(prompt);
-            if plays.next_tokens(generated).next().is_some() {
+            if plays.next_tokens(generated, generated).next().is_some() {
                 return (plays, generated);
             }
         }
@@ -197,7 +197,8 @@ impl ScriptedRunner {
             let (plays, generated) = self.find_plays(&context);
             delay = delay.max(plays.delay);
             rank(logits, FALLBACK, self.fallback.iter().copied());
-            rank(logits, 0.0, plays.next_tokens(generated));
+            let message = self.marks.last_message(generated);
+            rank(logits, 0.0, plays.next_tokens(generated, message));
         }
         if !delay.is_zero() {
             std::thread::sleep(delay);

@@ -139,6 +139,20 @@ fn rules_and_situations() {
     }
 }
 
+#[test]
+fn a_forbidden_answer_becomes_a_call() {
+    let tokenizer = bytes_tokenizer();
+    let rules = r#"[{"pattern": "", "text": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>x<|return|>"}]"#;
+    let mut runner = runner(rules);
+    let asked = Conversation { developer: tools(&["find"]), ..conversation(vec![Message::user("hello")]) };
+    let prompt = asked.render_prompt(&tokenizer);
+    let thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>";
+    let context = [prompt, tokenizer.encode_with_special_tokens(thought)].concat();
+    let logits = runner.forward(&batch(&context, 0)).unwrap();
+    let logit = |text: &str| logits.row(0)[tokenizer.encode_ordinary(text)[0] as usize];
+    assert!(logit("f") > logit("c") && logit("c") > logit("a"), "final, then commentary, then anything else");
+}
+
 fn fault(break_it: impl Fn(&mut ForwardBatch)) -> Result<Logits, RunnerError> {
     let mut runner = runner("[]");
     let context = conversation(vec![Message::user("hello")]).render_prompt(&bytes_tokenizer());

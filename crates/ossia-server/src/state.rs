@@ -29,6 +29,8 @@ pub struct ServerConfig {
     pub keep_alive: Duration,
     /// Responses kept in memory; the oldest is dropped first.
     pub max_stored_responses: usize,
+    /// JSON bytes of these responses together.
+    pub max_stored_bytes: usize,
 }
 
 impl Default for ServerConfig {
@@ -42,6 +44,7 @@ impl Default for ServerConfig {
             max_body_bytes: 32 << 20,
             keep_alive: Duration::from_secs(15),
             max_stored_responses: 1024,
+            max_stored_bytes: 256 << 20,
         }
     }
 }
@@ -60,7 +63,7 @@ struct Shared {
 impl AppState {
     /// Puts the parts together. The tokenizer has to be that of the engine's model.
     pub fn new(engine: EngineHandle, tokenizer: Tokenizer, config: ServerConfig) -> Self {
-        let store = ResponseStore::new(config.max_stored_responses);
+        let store = ResponseStore::new(config.max_stored_responses, config.max_stored_bytes);
         Self(Arc::new(Shared { engine, tokenizer, config, store }))
     }
 

@@ -1,9 +1,9 @@
 //! `ChatRequest` into a [`ChatPlan`].
 
-use ossia_harmony::{Conversation, DeveloperContent, SystemContent};
 use serde_json::{Map, Value};
 
-use super::chat_messages::{Dialogue, dialogue};
+use super::chat_messages::dialogue;
+use super::dialogue::Dialogue;
 use super::effort::{Effort, verbosity};
 use super::sampling::{SamplingFields, sampling, top_logprobs};
 use super::tools::{self, Choice, Declared, ToolPlan};
@@ -57,6 +57,7 @@ fn turn(request: &ChatRequest, state: &AppState) -> Result<TurnPlan, ApiError> {
     let kwargs_effort =
         request.chat_template_kwargs.as_ref().and_then(|kwargs| kwargs.reasoning_effort.as_deref());
     let effort = Effort::parse("reasoning_effort", request.reasoning_effort.as_deref().or(kwargs_effort))?;
+    let closing = verbosity("verbosity", request.verbosity.as_deref())?;
     let tools = tool_plan(request)?;
     let mut sampling = sampling(&sampling_fields(request)?, state.vocab_size())?;
     if request.ignore_eos == Some(true) {
@@ -64,7 +65,7 @@ fn turn(request: &ChatRequest, state: &AppState) -> Result<TurnPlan, ApiError> {
     }
     Ok(TurnPlan {
         prompt_param: "messages",
-        conversation: conversation(request, dialogue, effort, &tools, state)?,
+        conversation: dialogue.into_conversation(effort, closing, &tools, state.current_date()),
         skip_analysis: effort.skip_analysis,
         sampling,
         max_tokens,
@@ -84,25 +85,6 @@ fn messages(request: &ChatRequest) -> Result<Dialogue, ApiError> {
         return Err(ApiError::invalid("messages", "empty_array", message));
     }
     dialogue(messages)
-}
-
-fn conversation(
-    request: &ChatRequest,
-    mut dialogue: Dialogue,
-    effort: Effort,
-    tools: &ToolPlan,
-    state: &AppState,
-) -> Result<Conversation, ApiError> {
-    dialogue.instructions.extend(verbosity("verbosity", request.verbosity.as_deref())?.map(str::to_owned));
-    let instructions = (!dialogue.instructions.is_empty()).then(|| dialogue.instructions.join("\n\n"));
-    let developer =
-        DeveloperContent { instructions, tools: tools.tools.clone(), ..DeveloperContent::default() };
-    let system = SystemContent {
-        current_date: Some(state.current_date()),
-        reasoning_effort: effort.level,
-        ..SystemContent::default()
-    };
-    Ok(Conversation { system, developer, messages: dialogue.messages })
 }
 
 fn max_tokens(request: &ChatRequest) -> Result<Option<usize>, ApiError> {

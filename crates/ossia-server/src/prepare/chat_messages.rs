@@ -1,23 +1,11 @@
 //! Chat messages into a harmony dialogue.
 
-use std::collections::HashMap;
-
 use ossia_harmony::Message;
 
 use super::content;
+use super::dialogue::Dialogue;
 use crate::error::ApiError;
 use crate::wire::chat::{ChatMessage, ChatRole, ToolCall};
-
-/// What the messages become: the instructions of the developer message, and the dialogue.
-#[derive(Debug, Default)]
-pub(crate) struct Dialogue {
-    /// Leading system and developer messages.
-    pub(crate) instructions: Vec<String>,
-    /// Everything after them.
-    pub(crate) messages: Vec<Message>,
-    /// Names of the calls so far, by id.
-    call_names: HashMap<String, String>,
-}
 
 /// Converts all messages.
 ///
@@ -26,45 +14,37 @@ pub(crate) struct Dialogue {
 pub(crate) fn dialogue(messages: &[ChatMessage]) -> Result<Dialogue, ApiError> {
     let mut dialogue = Dialogue::default();
     for (i, message) in messages.iter().enumerate() {
-        dialogue.push(&format!("messages[{i}]"), message)?;
+        dialogue.push_chat_message(&format!("messages[{i}]"), message)?;
     }
     Ok(dialogue)
 }
 
 impl Dialogue {
-    fn push(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
+    fn push_chat_message(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
         match message.role {
             ChatRole::System | ChatRole::Developer => {
                 let text = required_text(param, message)?;
-                self.push_instructions(text);
+                self.instruct(text);
             }
             ChatRole::User => {
                 let mut user = Message::user(required_text(param, message)?);
                 user.author.name = message.name.clone();
-                self.messages.push(user);
+                self.say(user);
             }
-            ChatRole::Assistant => self.push_assistant(param, message)?,
-            ChatRole::Tool => self.push_tool_result(param, message)?,
+            ChatRole::Assistant => self.push_assistant_message(param, message)?,
+            ChatRole::Tool => self.push_tool_message(param, message)?,
             ChatRole::Function => {
                 let name =
                     message.name.as_deref().ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
                 let text = required_text(param, message)?;
-                self.messages.push(Message::tool_result(name, text));
+                self.say(Message::tool_result(name, text));
             }
         }
         Ok(())
     }
 
-    fn push_instructions(&mut self, text: String) {
-        if self.messages.is_empty() {
-            self.instructions.push(text);
-        } else {
-            self.messages.push(Message::developer(text));
-        }
-    }
-
     /// Reasoning, text, calls, in the order in which the model produces them.
-    fn push_assistant(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
+    fn push_assistant_message(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
         let calls = message.tool_calls.as_deref().unwrap_or_default();
         let has_calls = !calls.is_empty() || message.function_call.is_some();
         if message.content.is_none() && message.refusal.is_none() && !has_calls {
@@ -72,22 +52,22 @@ impl Dialogue {
         }
         let reasoning = message.reasoning.as_deref().or(message.reasoning_content.as_deref());
         if let Some(reasoning) = reasoning.filter(|text| !text.is_empty()) {
-            self.messages.push(Message::assistant_analysis(reasoning));
+            self.say(Message::assistant_analysis(reasoning));
         }
         if let Some(text) = assistant_text(param, message, has_calls)? {
             let new = if has_calls { Message::assistant_preamble } else { Message::assistant_final };
-            self.messages.push(new(text));
+            self.say(new(text));
         }
         for (i, call) in calls.iter().enumerate() {
-            self.push_call(&format!("{param}.tool_calls[{i}]"), call)?;
+            self.push_chat_call(&format!("{param}.tool_calls[{i}]"), call)?;
         }
         if let Some(call) = &message.function_call {
-            self.messages.push(Message::function_call(&call.name, &call.arguments));
+            self.say(Message::function_call(&call.name, &call.arguments));
         }
         Ok(())
     }
 
-    fn push_call(&mut self, param: &str, call: &ToolCall) -> Result<(), ApiError> {
+    fn push_chat_call(&mut self, param: &str, call: &ToolCall) -> Result<(), ApiError> {
         let (name, arguments) = match (call.kind.as_str(), &call.function, &call.custom) {
             ("function", Some(function), _) => (&function.name, &function.arguments),
             ("custom", _, Some(custom)) => (&custom.name, &custom.input),
@@ -96,22 +76,21 @@ impl Dialogue {
                 return Err(ApiError::invalid_value(format!("{param}.type"), other, &["function", "custom"]));
             }
         };
-        self.call_names.insert(call.id.clone(), name.clone());
-        self.messages.push(Message::function_call(name, arguments));
+        self.call(&call.id, name, arguments);
         Ok(())
     }
 
-    fn push_tool_result(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
+    fn push_tool_message(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
         let id_param = format!("{param}.tool_call_id");
         let id = message.tool_call_id.as_deref().ok_or_else(|| ApiError::missing(&*id_param))?;
-        let name = self.call_names.get(id).ok_or_else(|| {
+        let name = self.call_name(id).ok_or_else(|| {
             let message = format!(
                 "Invalid '{id_param}': no preceding assistant message has a tool call with id '{id}'."
             );
             ApiError::invalid(&*id_param, "invalid_value", message)
         })?;
-        let text = required_text(param, message)?;
-        self.messages.push(Message::tool_result(name, text));
+        let result = Message::tool_result(name, required_text(param, message)?);
+        self.say(result);
         Ok(())
     }
 }

@@ -1,10 +1,9 @@
 //! Input items of a response into a harmony dialogue.
 
-use std::collections::HashMap;
-
 use ossia_harmony::Message;
 
 use super::content;
+use super::dialogue::Dialogue;
 use crate::error::ApiError;
 use crate::wire::poly::TextOrList;
 use crate::wire::responses::{InputItem, ResponseInput};
@@ -22,17 +21,6 @@ const HOSTED_ITEMS: [&str; 10] = [
     "tool_search_call",
     "tool_search_output",
 ];
-
-/// What the items become: the instructions of the developer message, and the dialogue.
-#[derive(Debug, Default)]
-pub(crate) struct ItemDialogue {
-    /// Leading system and developer messages.
-    pub(crate) instructions: Vec<String>,
-    /// Everything after them.
-    pub(crate) messages: Vec<Message>,
-    /// Names of the calls so far, by call id.
-    call_names: HashMap<String, String>,
-}
 
 /// `input` as items, references resolved by `lookup`.
 ///
@@ -73,23 +61,22 @@ impl InputItem {
     }
 }
 
-impl ItemDialogue {
-    /// Adds items. `param` names the list they came from, or is `None` for items of earlier turns, which were
-    /// checked then.
+impl Dialogue {
+    /// Adds items. `param` names the list they came from.
     ///
     /// # Errors
     /// 400 naming the item's field that is missing, unknown or of the wrong kind.
-    pub(crate) fn extend(&mut self, param: &str, items: &[InputItem]) -> Result<(), ApiError> {
-        items.iter().enumerate().try_for_each(|(i, item)| self.push(&format!("{param}[{i}]"), item))
+    pub(crate) fn push_items(&mut self, param: &str, items: &[InputItem]) -> Result<(), ApiError> {
+        items.iter().enumerate().try_for_each(|(i, item)| self.push_item(&format!("{param}[{i}]"), item))
     }
 
-    fn push(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+    fn push_item(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
         match item.kind.as_deref().unwrap_or("message") {
-            "message" => self.push_message(param, item),
-            "reasoning" => self.push_reasoning(param, item),
-            "function_call" => self.push_call(param, item, "arguments", item.arguments.as_ref()),
-            "custom_tool_call" => self.push_call(param, item, "input", item.input.as_ref()),
-            "function_call_output" | "custom_tool_call_output" => self.push_output(param, item),
+            "message" => self.push_message_item(param, item),
+            "reasoning" => self.push_reasoning_item(param, item),
+            "function_call" => self.push_call_item(param, item, "arguments", item.arguments.as_ref()),
+            "custom_tool_call" => self.push_call_item(param, item, "input", item.input.as_ref()),
+            "function_call_output" | "custom_tool_call_output" => self.push_output_item(param, item),
             kind if HOSTED_ITEMS.contains(&kind) => {
                 tracing::debug!(kind, param, "an item of a hosted tool is not shown to the model");
                 Ok(())
@@ -103,19 +90,18 @@ impl ItemDialogue {
         }
     }
 
-    fn push_message(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+    fn push_message_item(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
         let role = item.role.as_deref().ok_or_else(|| ApiError::missing(format!("{param}.role")))?;
         let content_param = format!("{param}.content");
         let found = item.content.as_ref().ok_or_else(|| ApiError::missing(&*content_param))?;
         let text = content::text(&content_param, found)?;
         match role {
-            "system" | "developer" if self.messages.is_empty() => self.instructions.push(text),
-            "system" | "developer" => self.messages.push(Message::developer(text)),
-            "user" => self.messages.push(Message::user(text)),
+            "system" | "developer" => self.instruct(text),
+            "user" => self.say(Message::user(text)),
             "assistant" if item.phase.as_deref() == Some("commentary") => {
-                self.messages.push(Message::assistant_preamble(text));
+                self.say(Message::assistant_preamble(text));
             }
-            "assistant" => self.messages.push(Message::assistant_final(text)),
+            "assistant" => self.say(Message::assistant_final(text)),
             other => {
                 let allowed = ["user", "assistant", "system", "developer"];
                 return Err(ApiError::invalid_value(format!("{param}.role"), other, &allowed));
@@ -125,7 +111,7 @@ impl ItemDialogue {
     }
 
     /// The chain of thought itself if it is there, else its summary.
-    fn push_reasoning(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+    fn push_reasoning_item(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
         let text = match &item.content {
             Some(found) => content::text(&format!("{param}.content"), found)?,
             None => String::new(),
@@ -135,12 +121,12 @@ impl ItemDialogue {
             _ => text,
         };
         if !text.is_empty() {
-            self.messages.push(Message::assistant_analysis(text));
+            self.say(Message::assistant_analysis(text));
         }
         Ok(())
     }
 
-    fn push_call(
+    fn push_call_item(
         &mut self,
         param: &str,
         item: &InputItem,
@@ -150,14 +136,13 @@ impl ItemDialogue {
         let name = item.name.as_ref().ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
         let call_id = item.call_id.as_ref().ok_or_else(|| ApiError::missing(format!("{param}.call_id")))?;
         let arguments = arguments.ok_or_else(|| ApiError::missing(format!("{param}.{field}")))?;
-        self.call_names.insert(call_id.clone(), name.clone());
-        self.messages.push(Message::function_call(name, arguments));
+        self.call(call_id, name, arguments);
         Ok(())
     }
 
-    fn push_output(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
-        let by_call = item.call_id.as_ref().and_then(|id| self.call_names.get(id));
-        let name = by_call.or(item.name.as_ref()).ok_or_else(|| match &item.call_id {
+    fn push_output_item(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+        let by_call = item.call_id.as_ref().and_then(|id| self.call_name(id));
+        let name = by_call.or(item.name.as_deref()).ok_or_else(|| match &item.call_id {
             None => ApiError::missing(format!("{param}.call_id")),
             Some(id) => {
                 let message = format!("No tool call found for function call output with call_id {id}.");
@@ -167,7 +152,7 @@ impl ItemDialogue {
         let output_param = format!("{param}.output");
         let output = item.output.as_ref().ok_or_else(|| ApiError::missing(&*output_param))?;
         let result = Message::tool_result(name, content::text(&output_param, output)?);
-        self.messages.push(result);
+        self.say(result);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod chat;
 mod chat_messages;
 mod check;
 mod content;
+mod dialogue;
 pub(crate) mod echo;
 mod effort;
 mod items;

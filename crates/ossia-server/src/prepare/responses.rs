@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use ossia_harmony::{Conversation, DeveloperContent, SystemContent};
-
+use super::dialogue::Dialogue;
 use super::effort::{Effort, verbosity};
-use super::items::{ItemDialogue, input_items};
+use super::items::input_items;
 use super::sampling::{SamplingFields, sampling, top_logprobs};
 use super::tools::{self, Choice, Declared, ToolPlan};
 use super::{TurnPlan, check, echo};
@@ -77,12 +76,15 @@ fn turn(
 ) -> Result<TurnPlan, ApiError> {
     let effort = request.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_deref());
     let effort = Effort::parse("reasoning.effort", effort)?;
+    let asked = request.text.as_ref().and_then(|text| text.verbosity.as_deref());
+    let closing = verbosity("text.verbosity", asked)?;
     let tools = tool_plan(request)?;
+    let dialogue = dialogue(request, input, history)?;
     let max_tokens =
         check::integer("max_output_tokens", request.max_output_tokens, MIN_OUTPUT_TOKENS, i64::MAX)?;
     Ok(TurnPlan {
         prompt_param: "input",
-        conversation: conversation(request, dialogue(request, input, history)?, effort, &tools, history)?,
+        conversation: dialogue.into_conversation(effort, closing, &tools, history.date().to_owned()),
         skip_analysis: effort.skip_analysis,
         sampling: sampling(&sampling_fields(request)?, state.vocab_size())?,
         max_tokens: max_tokens.map(|number| number as usize),
@@ -95,38 +97,14 @@ fn turn(
     })
 }
 
-fn dialogue(
-    request: &ResponseRequest,
-    input: &[InputItem],
-    history: &History,
-) -> Result<ItemDialogue, ApiError> {
-    let mut dialogue = ItemDialogue::default();
-    dialogue.instructions.extend(request.instructions.clone());
+fn dialogue(request: &ResponseRequest, input: &[InputItem], history: &History) -> Result<Dialogue, ApiError> {
+    let mut dialogue = Dialogue::default();
+    request.instructions.iter().for_each(|text| dialogue.instruct(text.clone()));
     for items in history.segments() {
-        dialogue.extend("previous_response_id", items)?;
+        dialogue.push_items("previous_response_id", items)?;
     }
-    dialogue.extend("input", input)?;
+    dialogue.push_items("input", input)?;
     Ok(dialogue)
-}
-
-fn conversation(
-    request: &ResponseRequest,
-    mut dialogue: ItemDialogue,
-    effort: Effort,
-    tools: &ToolPlan,
-    history: &History,
-) -> Result<Conversation, ApiError> {
-    let asked = request.text.as_ref().and_then(|text| text.verbosity.as_deref());
-    dialogue.instructions.extend(verbosity("text.verbosity", asked)?.map(str::to_owned));
-    let instructions = (!dialogue.instructions.is_empty()).then(|| dialogue.instructions.join("\n\n"));
-    let developer =
-        DeveloperContent { instructions, tools: tools.tools.clone(), ..DeveloperContent::default() };
-    let system = SystemContent {
-        current_date: Some(history.date().to_owned()),
-        reasoning_effort: effort.level,
-        ..SystemContent::default()
-    };
-    Ok(Conversation { system, developer, messages: dialogue.messages })
 }
 
 fn sampling_fields(request: &ResponseRequest) -> Result<SamplingFields<'_>, ApiError> {

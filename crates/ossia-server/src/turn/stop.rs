@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn holds_back_what_may_become_a_stop() {
-        let cases: [(&[&str], &[&str], &[&str], bool); 8] = [
+        type Case = (&'static [&'static str], &'static [&'static str], &'static [&'static str], bool);
+        let cases: [Case; 8] = [
             (&[], &["a", "b"], &["a", "b", ""], false),
             (&["END"], &["xE", "N", "D y"], &["x", "", ""], true),
             (&["END"], &["xE", "N", "e"], &["x", "", "ENe", ""], false),
