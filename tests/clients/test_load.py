@@ -4,7 +4,7 @@ import concurrent.futures
 import random
 import time
 
-import httpx
+import httpx2
 
 CLIENTS = 64
 REQUESTS_PER_CLIENT = 3
@@ -16,7 +16,7 @@ def stream(url: str, seed: int) -> str:
     cut_after = rng.choice([None, None, 1, 5, 20])
     a, b = rng.randrange(10, 90), rng.randrange(10, 90)
     body = {"messages": [{"role": "user", "content": f"What is {a} + {b}?"}], "stream": True, "max_completion_tokens": 64}
-    with httpx.Client(timeout=300, trust_env=False) as client:
+    with httpx2.Client(timeout=300, trust_env=False) as client:
         with client.stream("POST", f"{url}/chat/completions", json=body) as response:
             assert response.status_code == 200, response.read()
             lines = (line for line in response.iter_lines() if line.startswith("data:"))
@@ -31,7 +31,7 @@ def stream(url: str, seed: int) -> str:
 
 def wait_until_idle(url: str) -> dict:
     for _ in range(600):
-        stats = httpx.get(url.removesuffix("/v1") + "/v1/loads", trust_env=False).json()
+        stats = httpx2.get(url.removesuffix("/v1") + "/v1/loads", trust_env=False).json()
         if stats["num_running"] == 0 and stats["num_waiting"] == 0:
             return stats
         time.sleep(0.1)

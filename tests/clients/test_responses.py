@@ -66,6 +66,9 @@ def test_effort_lengthens_reasoning(demo):
 
 
 def test_max_output_tokens_leaves_the_response_incomplete(demo):
-    response = demo.client.responses.create(model="ossia-demo", input="What is 17 + 25?", max_output_tokens=4)
+    response = demo.client.responses.create(
+        model="ossia-demo", input="What is 17 + 25?", reasoning={"effort": "high"}, max_output_tokens=16, temperature=0
+    )
     assert response.status == "incomplete"
     assert response.incomplete_details.reason == "max_output_tokens"
+    assert response.usage.output_tokens == 16

@@ -1,13 +1,9 @@
 //! Automation for this repository: `cargo xtask --help`.
 
 mod command;
-mod o200k;
-mod random_checkpoint;
 mod setup;
 mod test;
 mod tidy;
-
-use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -29,21 +25,11 @@ enum Task {
     Tidy,
     /// Everything that CI runs: fmt, clippy, docs, tidy, test
     Ci,
-    /// Write the real o200k_harmony tokenizer.json
-    O200k {
-        /// The file to write
-        out: PathBuf,
-    },
-    /// Write a random-weight gpt-oss checkpoint in the Hugging Face layout
-    RandomCheckpoint {
-        /// config.json that gives the shape
-        #[arg(long)]
-        hf_config: PathBuf,
-        /// Seed of the weights
-        #[arg(long, default_value_t = 0)]
-        seed: u64,
-        /// Directory to write
-        out: PathBuf,
+    /// Write test assets: `assets o200k OUT`, `assets random-checkpoint --hf-config FILE OUT`
+    Assets {
+        /// Arguments of the xtask-assets program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
     },
 }
 
@@ -53,8 +39,7 @@ fn main() -> Result<()> {
         Task::Test => test::run(),
         Task::Tidy => tidy::run(),
         Task::Ci => ci(),
-        Task::O200k { out } => o200k::write_tokenizer(&out),
-        Task::RandomCheckpoint { hf_config, seed, out } => random_checkpoint::write(&hf_config, seed, &out),
+        Task::Assets { args } => assets(&args),
     }
 }
 
@@ -65,4 +50,11 @@ fn ci() -> Result<()> {
     command::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     command::cargo_with_env(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     test::run()
+}
+
+/// Runs the program that writes test assets, optimised.
+fn assets(args: &[String]) -> Result<()> {
+    let mut line = vec!["run", "--quiet", "--release", "--package", "xtask-assets", "--"];
+    line.extend(args.iter().map(String::as_str));
+    command::cargo(&line)
 }

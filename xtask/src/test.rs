@@ -20,7 +20,8 @@ pub(crate) fn run() -> Result<()> {
 
 fn clients() -> Result<()> {
     ensure!(setup::python().exists(), "no .venv: run `cargo xtask setup` first");
-    command::cargo(&["build", "--package", "ossia"])?;
+    // The whole workspace, as above: its dependencies have other features when one package is built alone.
+    command::cargo(&["build", "--workspace"])?;
     let python = setup::python();
     let pytest = ["-m", "pytest", "-q", "tests/clients"].map(Into::into);
     let mut line = vec![python.into_os_string()];

@@ -1,6 +1,8 @@
 //! The memory of keys and values: one pool of blocks for all layers.
 
 use candle_core::{DType, Device, Tensor};
+use half::bf16;
+use half::vec::HalfBitsVecExt;
 use ossia_kernels::ComputeType;
 
 use crate::config::{GptOssConfig, LayerType};
@@ -29,7 +31,7 @@ impl KvCache {
         block_size: usize,
     ) -> Result<Self, ModelError> {
         let shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim);
-        let zeros = || Tensor::zeros(shape, kv_dtype(compute), device);
+        let zeros = || zeros(shape, kv_dtype(compute), device);
         let layers =
             (0..num_layers(config)).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_, ModelError>>()?;
         Ok(Self { layers, num_blocks, block_size })
@@ -69,6 +71,17 @@ impl KvCache {
         }
         Ok(())
     }
+}
+
+/// Zeros that cost memory only once they are written to: candle's own bf16 zeros touch every page, and a pool of
+/// gigabytes would count in full from the start.
+fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    if dtype != DType::BF16 || !device.is_cpu() {
+        return Tensor::zeros(shape, dtype, device);
+    }
+    let (num_blocks, block_size, num_heads, head_dim) = shape;
+    let bits = vec![0u16; num_blocks * block_size * num_heads * head_dim];
+    Tensor::from_vec(bits.reinterpret_into::<bf16>(), shape, device)
 }
 
 /// Bytes of one block over all layers.
