@@ -1,0 +1,96 @@
+//! Speed of paged attention at gpt-oss-20b's shape (64 query heads, 8 key-value heads, head_dim 64).
+//!
+//! `cargo bench -p ossia-kernels --bench attention -- [threads]`. Every figure is the best of some repetitions.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use ossia_kernels::{
+    AttentionLayer, AttentionMetadata, BlockTable, num_threads, paged_attention, set_num_threads,
+};
+
+const HEADS: usize = 64;
+const KV_HEADS: usize = 8;
+const HEAD_DIM: usize = 64;
+const BLOCK_SIZE: usize = 16;
+
+/// The last `num_queries` of a context, over a bf16 cache.
+struct Case {
+    name: &'static str,
+    num_queries: usize,
+    context_len: usize,
+    sliding_window: Option<usize>,
+}
+
+fn main() {
+    let threads = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or_else(num_threads);
+    set_num_threads(threads);
+    println!("{threads} threads");
+    let case = |name, num_queries, context_len, sliding_window| Case {
+        name,
+        num_queries,
+        context_len,
+        sliding_window,
+    };
+    for case in [
+        case("decode, full", 1, 4096, None),
+        case("decode, full", 1, 32768, None),
+        case("decode, sliding", 1, 4096, Some(128)),
+        case("prefill, full", 512, 512, None),
+        case("prefill, full", 512, 4096, None),
+        case("prefill, sliding", 512, 4096, Some(128)),
+    ] {
+        measure(&case);
+    }
+}
+
+/// Seconds that this thread has run, so that neighbours on a shared machine do not count, where the system
+/// tells and this is the only thread; else seconds that have passed.
+fn now() -> f64 {
+    let schedstat = || {
+        std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split(' ').next()?.parse::<f64>().ok()
+    };
+    static START: OnceLock<Instant> = OnceLock::new();
+    match if num_threads() == 1 { schedstat() } else { None } {
+        Some(nanoseconds) => nanoseconds / 1e9,
+        None => START.get_or_init(Instant::now).elapsed().as_secs_f64(),
+    }
+}
+
+fn measure(case: &Case) {
+    let num_blocks = case.context_len.div_ceil(BLOCK_SIZE);
+    let cache = || {
+        let shape = (num_blocks, BLOCK_SIZE, KV_HEADS, HEAD_DIM);
+        Tensor::rand(-1f32, 1.0, shape, &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap()
+    };
+    let (k, v) = (cache(), cache());
+    let q = Tensor::rand(-1f32, 1.0, (case.num_queries, HEADS, HEAD_DIM), &Device::Cpu).unwrap();
+    let layer = AttentionLayer { sinks: &[0.0; HEADS], scale: 0.125, sliding_window: case.sliding_window };
+    let metadata = AttentionMetadata {
+        cu_seqlens_q: &[0, case.num_queries as u32],
+        context_lens: &[case.context_len as u32],
+        block_tables: &[BlockTable { first_block_idx: 0, blocks: (0..num_blocks as u32).collect() }],
+    };
+    let mut best = f64::INFINITY;
+    let started = Instant::now();
+    while started.elapsed().as_secs_f64() < 1.0 {
+        let once = now();
+        paged_attention(&q, &k, &v, &layer, &metadata).unwrap();
+        best = best.min(now() - once);
+    }
+    // Keys that each query sees, summed; four operations per key and dimension.
+    let seen = |position: usize| case.sliding_window.map_or(position + 1, |window| window.min(position + 1));
+    let pairs: usize = (case.context_len - case.num_queries..case.context_len).map(seen).sum();
+    let flops = 4.0 * (pairs * HEADS * HEAD_DIM) as f64;
+    println!(
+        "{:16} {:4} queries at {:5}: {:8.3} ms, {:6.1} GFLOP/s",
+        case.name,
+        case.num_queries,
+        case.context_len,
+        best * 1e3,
+        flops / best / 1e9
+    );
+}
