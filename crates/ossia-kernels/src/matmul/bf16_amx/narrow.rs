@@ -87,7 +87,7 @@ unsafe fn run_direct<S: Source>(source: S, row: usize, a: TileRun, x: &TiledRows
     unsafe {
         let next = GROUP * a.stride;
         for block in 0..num_blocks {
-            source.prefetch(row + ROWS, ROWS, block, num_blocks);
+            source.prefetch_share(row + ROWS, ROWS, block);
             let at = a.tile(block);
             tile_load!(7, x.tile(0, block), x.stride());
             tile_load!(4, at, a.stride);
@@ -128,7 +128,7 @@ unsafe fn run_staged<S: Source>(
             source.stage(row + tile * GROUP, rows_of(tile), block, to(block, tile));
         }
         for block in blocks.clone() {
-            source.prefetch(row + ROWS, ROWS, block, blocks.end);
+            source.prefetch_share(row + ROWS, ROWS, block);
             let next = (block + 1).min(blocks.end - 1);
             tile_load!(7, x.tile(0, block), x.stride());
             source.stage(row, rows_of(0), next, to(block + 1, 0));

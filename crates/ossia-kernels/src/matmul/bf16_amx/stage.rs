@@ -23,8 +23,9 @@ pub(super) trait Source: Copy {
     /// Blocks that lie wholly within the columns.
     fn num_whole_blocks(self) -> usize;
 
-    /// Asks the cache for a part of the rows from `row` on: bytes `[part, part + 1) / parts` of them.
-    fn prefetch(self, row: usize, num_rows: usize, part: usize, parts: usize);
+    /// Asks the cache for a share of the rows from `row` on, if there are so many: as many bytes as they
+    /// have in one block, so that asking with each block gets all, in the order in which they lie.
+    fn prefetch_share(self, row: usize, num_rows: usize, block: usize);
 
     /// Asks the cache for one block of the rows, if there is such a block.
     fn prefetch_block(self, row: usize, num_rows: usize, block: usize);
@@ -103,12 +104,11 @@ impl Source for Mxfp4 {
     }
 
     #[inline(always)]
-    fn prefetch(self, row: usize, num_rows: usize, part: usize, parts: usize) {
+    fn prefetch_share(self, row: usize, num_rows: usize, block: usize) {
         if row + num_rows <= self.num_rows {
-            let first = row * self.num_blocks;
-            let len = num_rows * self.num_blocks;
-            prefetch_part(self.blocks.wrapping_add(16 * first), 16 * len, part, parts);
-            prefetch_part(self.scales.wrapping_add(first), len, part, parts);
+            let first = row * self.num_blocks + block * num_rows;
+            prefetch_lines(self.blocks.wrapping_add(16 * first), 16 * num_rows);
+            prefetch_lines(self.scales.wrapping_add(first), num_rows);
         }
     }
 
@@ -162,11 +162,10 @@ impl Source for RowMajor {
     }
 
     #[inline(always)]
-    fn prefetch(self, row: usize, num_rows: usize, part: usize, parts: usize) {
+    fn prefetch_share(self, row: usize, num_rows: usize, block: usize) {
         if row + num_rows <= self.num_rows {
-            let bytes = 2 * self.cols;
-            let from = self.values.wrapping_add(row * bytes);
-            prefetch_part(from, num_rows * bytes, part, parts);
+            let first = row * self.cols + block * num_rows * BLOCK;
+            prefetch_lines(self.values.wrapping_add(2 * first), 2 * num_rows * BLOCK);
         }
     }
 
@@ -234,7 +233,7 @@ impl Source for Transposed {
         self.cols / BLOCK
     }
 
-    fn prefetch(self, _row: usize, _num_rows: usize, _part: usize, _parts: usize) {}
+    fn prefetch_share(self, _row: usize, _num_rows: usize, _block: usize) {}
 
     fn prefetch_block(self, _row: usize, _num_rows: usize, _block: usize) {}
 }
@@ -258,13 +257,12 @@ unsafe fn zero_rows(from: usize, tile: *mut u8) {
     }
 }
 
-/// Prefetches lines `[part, part + 1) * lines / parts` of `len` bytes.
+/// Prefetches `len` bytes.
 #[inline(always)]
-fn prefetch_part(from: *const u8, len: usize, part: usize, parts: usize) {
-    let lines = len.div_ceil(64);
-    for line in lines * part / parts..lines * (part + 1) / parts {
+fn prefetch_lines(first: *const u8, len: usize) {
+    for at in (0..len).step_by(64) {
         // SAFETY: a prefetch may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(64 * line).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(at).cast()) };
     }
 }
 

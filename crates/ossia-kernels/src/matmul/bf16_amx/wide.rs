@@ -1,8 +1,7 @@
 //! More than 16 tokens: weights are staged once and meet all tokens, 32 rows x 32 tokens at a time.
 //!
-//! `k` is cut into chunks, and a chunk is finished for all rows and tokens before the next one starts: the
-//! activations of a chunk stay in the second-level cache, its weights in the first. Sums wait in memory
-//! between chunks; f32 stores round nothing, so the order of a sum is that of one pass over `k`.
+//! `k` is cut into chunks whose weights are staged in the first-level cache. Sums wait in memory between
+//! chunks; f32 stores round nothing, so the order of a sum is that of one pass over `k`.
 
 use std::arch::x86_64::{__m512i, _MM_HINT_T1, _mm_prefetch, _mm512_loadu_si512, _mm512_mask_storeu_epi32};
 use std::ops::Range;
@@ -17,13 +16,14 @@ use crate::matmul::transpose::transpose_16x16;
 
 /// Weight rows per register pass.
 const ROWS: usize = 2 * GROUP;
-/// Blocks of `k` in a chunk: 16 KiB of staged weights, twice.
-const CHUNK: usize = 8;
+/// Most blocks of `k` in a chunk.
+const MAX_CHUNK: usize = 8;
+/// Bytes of staged weights of a piece: two runs of tiles, one per 16 rows.
+const STAGE_BYTES: usize = 2 * MAX_CHUNK * TILE_BYTES;
 /// Groups of tokens whose sums are kept at a time, so that activations of a chunk fit 128 KiB.
 const GROUPS: usize = 16;
-
-/// Bytes of staged weights of a piece: two runs of tiles, one per 16 rows.
-const STAGE_BYTES: usize = 2 * CHUNK * TILE_BYTES;
+/// Up to so many groups, sums of 32 rows and the activations of a small chunk fit the first-level cache.
+const FEW_GROUPS: usize = 4;
 
 /// Up to 32 weight rows over one chunk of `k`.
 #[derive(Clone, Copy)]
@@ -35,18 +35,27 @@ struct Piece {
 }
 
 /// Pieces of `rows` in the order in which they are multiplied.
-fn pieces(rows: Range<usize>, num_blocks: usize) -> impl Iterator<Item = Piece> {
-    (0..num_blocks).step_by(CHUNK).flat_map(move |first_block| {
-        rows.clone().step_by(ROWS).map({
-            let end = rows.end;
-            move |row| Piece {
-                row,
-                num_rows: ROWS.min(end - row),
-                first_block,
-                num_blocks: CHUNK.min(num_blocks - first_block),
-            }
-        })
-    })
+///
+/// With few tokens all of `k` for 32 rows comes first, in small chunks: the sums stay in the first-level
+/// cache. With many, a chunk comes first for all rows: its activations stay in the second-level cache.
+fn pieces(rows: Range<usize>, num_blocks: usize, num_groups: usize) -> Vec<Piece> {
+    let rows_first = num_groups > FEW_GROUPS;
+    let chunk = if rows_first { MAX_CHUNK } else { MAX_CHUNK / 2 };
+    let piece = |row: usize, first_block: usize| Piece {
+        row,
+        num_rows: ROWS.min(rows.end - row),
+        first_block,
+        num_blocks: chunk.min(num_blocks - first_block),
+    };
+    let all_rows = || rows.clone().step_by(ROWS);
+    let all_blocks = || (0..num_blocks).step_by(chunk);
+    match rows_first {
+        true => all_blocks().flat_map(|block| all_rows().map(move |row| (row, block))).collect::<Vec<_>>(),
+        false => all_rows().flat_map(|row| all_blocks().map(move |block| (row, block))).collect(),
+    }
+    .into_iter()
+    .map(|(row, block)| piece(row, block))
+    .collect()
 }
 
 /// As [`super::product`] for several groups of tokens.
@@ -87,18 +96,16 @@ unsafe fn pass<S: Source>(
     let staged: *const u8 = stage.as_mut_ptr().cast_const().cast();
     let run = |at: usize| TileRun { base: staged.wrapping_add(at), stride: TILE_ROW_BYTES, step: TILE_BYTES };
     let mut buffers = [0, STAGE_BYTES].map(|at| [run(at), run(at + STAGE_BYTES / 2)]);
-    let mut order = pieces(rows.clone(), x.num_blocks());
-    let mut next = order.next();
-    // SAFETY: pieces are within rows and blocks; the buffers hold `CHUNK` tiles per 16 rows; sums of a
-    // piece start at its rows.
+    let pieces = pieces(rows.clone(), x.num_blocks(), groups.len());
+    // SAFETY: pieces are within rows and blocks; the buffers hold a piece each; sums of a piece start at
+    // its rows.
     unsafe {
-        Stager::new(source, next, buffers[0]).finish();
-        while let Some(piece) = next {
-            next = order.next();
-            let mut stager = Stager::new(source, next, buffers[1]);
+        Stager::new(source, pieces.first(), buffers[0]).finish();
+        for (idx, piece) in pieces.iter().enumerate() {
+            let mut stager = Stager::new(source, pieces.get(idx + 1), buffers[1]);
             stager.prefetches_tokens = piece.row == rows.start;
             let base = sums.base.wrapping_byte_add((piece.row - rows.start) * sums.stride);
-            multiply_piece(buffers[0], x, groups.clone(), piece, Sums { base, ..sums }, &mut stager);
+            multiply_piece(buffers[0], x, groups.clone(), *piece, Sums { base, ..sums }, &mut stager);
             stager.finish();
             buffers.swap(0, 1);
         }
@@ -151,9 +158,9 @@ struct Stager<S> {
 }
 
 impl<S: Source> Stager<S> {
-    fn new(source: S, piece: Option<Piece>, to: [TileRun; 2]) -> Self {
+    fn new(source: S, piece: Option<&Piece>, to: [TileRun; 2]) -> Self {
         let count = piece.map_or(0, |piece| 2 * piece.num_blocks);
-        let piece = piece.unwrap_or(Piece { row: 0, num_rows: 0, first_block: 0, num_blocks: 0 });
+        let piece = piece.copied().unwrap_or(Piece { row: 0, num_rows: 0, first_block: 0, num_blocks: 0 });
         Self { source, piece, to, done: 0, count, tokens: [std::ptr::null(); 2], prefetches_tokens: false }
     }
 
@@ -187,7 +194,7 @@ impl<S: Source> Meanwhile for Stager<S> {
         let block = self.piece.first_block + block;
         // SAFETY: rows and blocks of a piece are within the source, its tiles within the buffer.
         unsafe { self.source.stage(row, num_rows, block, to) };
-        self.source.prefetch_block(row, num_rows, block + CHUNK);
+        self.source.prefetch_block(row, num_rows, block + MAX_CHUNK);
     }
 }
 
