@@ -4,11 +4,12 @@
     .venv/bin/python tests/parity/make_goldens.py            # from the repository's root; all cases of cases.json
     .venv/bin/python tests/parity/make_goldens.py demo       # or some of them
 
-Random checkpoints are written by `cargo xtask random-checkpoint` into a temporary folder; they are the weights
+Random checkpoints are written by `cargo run -p xtask-assets -- random-checkpoint` into a temporary folder; they are the weights
 that the test makes in memory. A golden holds, per prompt, the ids, and at some positions the most likely
 token, and the logits of some columns; and the largest |logit| of all positions.
 """
 
+import hashlib
 import json
 import random
 import subprocess
@@ -59,10 +60,13 @@ def make(case):
         if "checkpoint" in case:
             checkpoint = ROOT / case["checkpoint"]
         else:
-            command = ["cargo", "xtask", "random-checkpoint", "--hf-config", HERE / case["config"]]
+            command = ["cargo", "run", "-p", "xtask-assets", "--", "random-checkpoint"]
+            command += ["--hf-config", HERE / case["config"]]
             subprocess.run([*command, "--seed", str(case["seed"]), folder], check=True, cwd=ROOT)
         model = load_model(checkpoint)
-    tensors = {}
+        digest = hashlib.sha256(Path(checkpoint, "model.safetensors").read_bytes()).digest()
+    # Which weights these are the logits of.
+    tensors = {"sha256": torch.tensor(list(digest), dtype=torch.uint8)}
     for length in LENGTHS:
         tensors |= sample(model, length)
     save_file(tensors, HERE / "goldens" / f"{case['name']}.safetensors")

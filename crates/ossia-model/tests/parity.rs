@@ -10,6 +10,7 @@ use std::path::Path;
 use common::{logits_of, parity_dir};
 use ossia_model::{ComputeType, GptOss, GptOssConfig, ModelOptions};
 use safetensors::{SafeTensors, tensor::TensorView};
+use sha2::{Digest, Sha256};
 
 /// Largest difference allowed, in units of the largest |logit|.
 const TOLERANCE: f32 = 2e-3;
@@ -120,6 +121,22 @@ fn uneven() {
 #[test]
 fn layers_of_20b() {
     check("layers-of-20b", &random_model("layers-of-20b", 3, ComputeType::F32), &LENGTHS, TOLERANCE);
+}
+
+#[test]
+fn demo() {
+    let checkpoint = parity_dir().join("../../models/demo");
+    let weights = std::fs::read(checkpoint.join("model.safetensors")).unwrap();
+    let golden = std::fs::read(parity_dir().join("goldens/demo.safetensors")).unwrap();
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    if golden.tensor("sha256").unwrap().data() != Sha256::digest(&weights).as_slice() {
+        // The demo is trained again now and then, on machines without the reference.
+        eprintln!("NOT COMPARED: models/demo has changed, run tests/parity/make_goldens.py demo");
+        return;
+    }
+    let options = ModelOptions { compute: ComputeType::F32, ..ModelOptions::default() };
+    let model = GptOss::load(&checkpoint, &options, &mut |_| {}).unwrap();
+    check("demo", &model, &LENGTHS, TOLERANCE);
 }
 
 /// What rounding activations to bf16 costs: stated, and bounded so that it cannot grow unseen.
