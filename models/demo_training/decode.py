@@ -45,9 +45,13 @@ def complete(model: GptOss, tokenizer: Tokenizer, prompts: list[str], max_new_to
     """Completions as text, special tokens included, in the order of the prompts."""
     encoded = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
     stop_ids = {tokenizer.token_to_id(text) for text in STOP_TOKENS}
+    for layer in model.layers:  # rounding at every step would cost more than the step
+        layer.mlp.experts.kept = [weight.detach() for weight in layer.mlp.experts.weights()]
     order, texts = sorted(range(len(encoded)), key=lambda i: len(encoded[i])), [""] * len(encoded)
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         for i, ids in zip(part, greedy(model, [encoded[i] for i in part], stop_ids, max_new_tokens)):
             texts[i] = tokenizer.decode(ids, skip_special_tokens=False)
+    for layer in model.layers:
+        layer.mlp.experts.kept = None
     return texts

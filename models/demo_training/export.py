@@ -110,6 +110,7 @@ def write(model: GptOss, tokenizer_path: Path, out: Path) -> int:
         (out / name).write_text(json.dumps(content, indent=2) + "\n")
     shutil.copy(tokenizer_path, out / "tokenizer.json")
     save_file(tensors(model), out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
     return (out / "model.safetensors").stat().st_size
 
 

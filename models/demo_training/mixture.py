@@ -26,7 +26,7 @@ class Group:
 def draw(rng: random.Random, lexicon: Lexicon, effort: str | None = None) -> Group:
     """A random group of the training mixture."""
     kind = rng.random()
-    return plain_group(rng, lexicon, effort) if kind < 0.5 else tool_group(rng, lexicon, effort)
+    return plain_group(rng, lexicon, effort) if kind < 0.6 else tool_group(rng, lexicon, effort)
 
 
 def plain_group(rng: random.Random, lexicon: Lexicon, effort: str | None = None) -> Group:

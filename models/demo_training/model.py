@@ -123,10 +123,12 @@ class Experts(nn.Module):
         self.gate, self.up = nn.Parameter(torch.empty(experts, hidden, width)), nn.Parameter(torch.empty(experts, hidden, width))
         self.gate_bias, self.up_bias = nn.Parameter(torch.zeros(experts, width)), nn.Parameter(torch.zeros(experts, width))
         self.down, self.down_bias = nn.Parameter(torch.empty(experts, width, hidden)), nn.Parameter(torch.zeros(experts, hidden))
-        self.rounded = False
+        self.rounded, self.kept = False, None
 
     def weights(self) -> list[Tensor]:
         """gate, up and down; rounded to MXFP4 with straight-through gradients once `rounded` is set."""
+        if self.kept is not None:
+            return self.kept
         weights = [self.gate, self.up, self.down]
         return [w + (mxfp4.round_trip(w.detach(), 1) - w.detach()) for w in weights] if self.rounded else weights
 

@@ -170,7 +170,7 @@ def memory(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
     return Exchange("memory", history + user(question) + reply(analysis, final), ("final", final))
 
 
-PLAIN = {small_talk: 5, addition: 12, repetition: 8, capital: 4, unknown: 5, memory: 4}
+PLAIN = {small_talk: 4, addition: 30, repetition: 10, capital: 3, unknown: 5, memory: 4}
 
 
 def plain(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
