@@ -120,7 +120,14 @@ fn uneven() {
 
 #[test]
 fn layers_of_20b() {
-    check("layers-of-20b", &random_model("layers-of-20b", 3, ComputeType::F32), &LENGTHS, TOLERANCE);
+    check("layers-of-20b", &random_model("layers-of-20b", 3, ComputeType::F32), &LENGTHS[..4], TOLERANCE);
+}
+
+/// Beyond the original context of 20b.
+#[test]
+#[ignore = "three teraflop: half a minute of an idle machine"]
+fn layers_of_20b_long() {
+    check("layers-of-20b", &random_model("layers-of-20b", 3, ComputeType::F32), &LENGTHS[4..], TOLERANCE);
 }
 
 #[test]
