@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
+mod gate;
 mod isa;
 mod pool;
 mod scratch;
