@@ -25,7 +25,7 @@ mod transpose;
 
 use std::ops::Range;
 
-use crate::weight::{Format, MatrixView};
+use crate::weight::MatrixView;
 use crate::{ComputeType, Isa};
 
 use f32_pack::F32Rows;
@@ -81,7 +81,8 @@ impl Matmul {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn uses_tiles(self, format: Format<'_>) -> bool {
+    fn uses_tiles(self, format: crate::weight::Format<'_>) -> bool {
+        use crate::weight::Format;
         self.isa == Isa::Amx && self.compute == ComputeType::Bf16 && !matches!(format, Format::F32(_))
     }
 }
