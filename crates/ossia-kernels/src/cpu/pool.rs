@@ -33,21 +33,28 @@ pub(crate) fn threads_for(cost: usize) -> usize {
 
 /// Runs `task(0) .. task(num_tasks - 1)`, each once, in no particular order, on up to `threads` threads.
 ///
-/// The calling thread works too. Threads take the next task when they are free, and helpers that have not
-/// come by the time all tasks are taken are not waited for: a busy neighbour core slows the whole only by
-/// its share. A panic of a task is the caller's panic.
+/// The calling thread works too. Each thread walks its own span of consecutive tasks, so that what one task
+/// prefetches is what the same thread reads next, and then helps with the spans of others; helpers that
+/// have not come by the time all tasks are taken are not waited for. A busy neighbour core slows the whole
+/// only by its share. A panic of a task is the caller's panic.
 pub(crate) fn for_each_task(num_tasks: usize, threads: usize, task: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
+    let num_spans = threads.min(num_tasks);
+    let start_of = |span: usize| num_tasks * span / num_spans;
+    let next: Vec<_> = (0..num_spans).map(|span| AtomicUsize::new(start_of(span))).collect();
+    let next_seat = AtomicUsize::new(0);
     let work = || {
-        loop {
-            let idx = next.fetch_add(1, Ordering::Relaxed);
-            if idx >= num_tasks {
-                return;
+        let seat = next_seat.fetch_add(1, Ordering::Relaxed);
+        for span in (0..num_spans).map(|i| (seat + i) % num_spans) {
+            loop {
+                let idx = next[span].fetch_add(1, Ordering::Relaxed);
+                if idx >= start_of(span + 1) {
+                    break;
+                }
+                task(idx);
             }
-            task(idx);
         }
     };
-    with_helpers(threads.min(num_tasks).saturating_sub(1), &work);
+    with_helpers(num_spans.saturating_sub(1), &work);
 }
 
 /// Runs `work` here and on up to `helpers` threads of the pool.
