@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, StatusCode, Uri};
+use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -91,12 +92,17 @@ fn body(hub: &Hub, name: &str, start: usize) -> Body {
     }
     match hub.cut.lock().unwrap().take_if(|(file, _)| file == name) {
         None => data.into(),
-        Some((_, len)) => {
-            let first = Ok(Bytes::copy_from_slice(&data[..len]));
-            let cut = Err(std::io::Error::other("cut"));
-            Body::from_stream(futures::stream::iter([first, cut]))
-        }
+        Some((_, len)) => Body::from_stream(cut_after(Bytes::copy_from_slice(&data[..len]))),
     }
+}
+
+/// `first`, and when it has had the time to arrive, an error that ends the connection.
+fn cut_after(first: Bytes) -> impl futures::Stream<Item = std::io::Result<Bytes>> {
+    let cut = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        Err(std::io::Error::other("cut"))
+    };
+    futures::stream::once(async { Ok(first) }).chain(futures::stream::once(cut))
 }
 
 fn hex(bytes: &[u8]) -> String {
