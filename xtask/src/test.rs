@@ -6,13 +6,13 @@ use anyhow::{Result, ensure};
 
 use crate::{command, setup};
 
-/// Rust tests, documentation examples, then the official SDKs against the server in a network namespace
-/// that has only the loopback interface.
+/// Rust tests, which also build the program, documentation examples, then the official SDKs against the
+/// server in a network namespace that has only the loopback interface.
 pub(crate) fn run() -> Result<()> {
     if command::exists("cargo-nextest") {
         command::cargo(&["nextest", "run", "--workspace"])?;
     } else {
-        command::cargo(&["test", "--workspace", "--all-targets"])?;
+        command::cargo(&["test", "--workspace", "--lib", "--bins", "--tests"])?;
     }
     command::cargo(&["test", "--workspace", "--doc"])?;
     clients()
@@ -20,8 +20,6 @@ pub(crate) fn run() -> Result<()> {
 
 fn clients() -> Result<()> {
     ensure!(setup::python().exists(), "no .venv: run `cargo xtask setup` first");
-    // The whole workspace, as above: its dependencies have other features when one package is built alone.
-    command::cargo(&["build", "--workspace"])?;
     let python = setup::python();
     let pytest = ["-m", "pytest", "-q", "tests/clients"].map(Into::into);
     let mut line = vec![python.into_os_string()];
