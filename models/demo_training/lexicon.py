@@ -2,6 +2,7 @@
 
 import random
 import string
+import zlib
 
 CAPITALS = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon",
@@ -106,10 +107,16 @@ class Lexicon:
         return rng.choice(self.cities) if rng.random() < 0.6 else self.nonsense(rng).capitalize()
 
     def operands(self, rng: random.Random) -> tuple[int, int]:
-        """Two numbers of one or two digits; one pair in ten belongs to the held-out lexicon."""
+        """Two numbers of one or two digits.
+
+        Held out is half of the pairs whose sum ends in 7; an earlier phase of training saw none of these pairs at
+        all, so here they come more often than by chance.
+        """
         while True:
             a, b = _number(rng), _number(rng)
-            if self._mine(a * 7919 + b * 104729):
+            special = (a + b) % 10 == 7
+            held_out = special and zlib.crc32(f"{a}+{b}".encode()) % 2 == 0
+            if held_out == self.held_out and (special or rng.random() < 0.4):
                 return a, b
 
     def _mine(self, key: int) -> bool:

@@ -79,7 +79,7 @@ def build(vocab_size: int, num_groups: int = 12000) -> Tokenizer:
 def main() -> None:
     """Writes the tokenizer and says how long the training groups are in tokens."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vocab-size", type=int, default=1024)
+    parser.add_argument("--vocab-size", type=int, default=1280)
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     tokenizer = build(options.vocab_size)
