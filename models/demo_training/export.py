@@ -25,6 +25,13 @@ def load(path: Path) -> tuple[GptOss, int, int]:
     return model, kept["step"], kept["num_tokens"]
 
 
+@torch.no_grad()
+def average(model: GptOss, older: GptOss, share: float) -> None:
+    """Mixes a share of older weights in, which does some of what a falling learning rate would."""
+    for weight, other in zip(model.parameters(), older.parameters()):
+        weight.lerp_(other, share)
+
+
 def tensors(model: GptOss) -> dict[str, Tensor]:
     """Every tensor under its checkpoint name."""
     found = {"model.embed_tokens.weight": model.embed_tokens.weight, "model.norm.weight": model.norm.weight, "lm_head.weight": model.lm_head.weight}
@@ -120,8 +127,12 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("build/checkpoint.pt"))
     parser.add_argument("--tokenizer", type=Path, default=Path("build/tokenizer.json"))
     parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--older", type=Path, help="a second checkpoint to average with")
+    parser.add_argument("--older-share", type=float, default=0.4)
     options = parser.parse_args()
     model, step, num_tokens = load(options.checkpoint)
+    if options.older:
+        average(model, load(options.older)[0], options.older_share)
     size = write(model, options.tokenizer, options.out)
     print(f"step {step}, {num_tokens / 1e6:.2f} M tokens, weights {size / 1e6:.2f} MB")
 
