@@ -130,6 +130,11 @@ def test_errors_are_openai_errors(demo):
     assert range_error.value.param == "temperature"
 
 
+def test_models_say_where_a_model_comes_from(demo, scripted):
+    assert [model.model_extra["root"] for model in scripted.client.models.list()] == ["scripted"]
+    assert [model.model_extra["root"] for model in demo.client.models.list()] == ["ossia-demo"]
+
+
 def test_the_scripted_runner_calls_the_first_tool(scripted):
     answer = scripted.client.chat.completions.create(
         model="scripted", messages=[{"role": "user", "content": "Weather?"}], tools=[WEATHER]

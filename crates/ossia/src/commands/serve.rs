@@ -15,6 +15,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let parts = load::parts(&args.model, &args.engine, delay)?;
     let config = ServerConfig {
         served_model_names: served_names(args),
+        model_root: args.model.model.default_name(),
         accept_any_model: args.accept_any_model,
         ..ServerConfig::default()
     };
