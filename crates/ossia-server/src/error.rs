@@ -117,7 +117,8 @@ impl ApiError {
         Self::invalid(param, "invalid_value", message)
     }
 
-    fn status(&self) -> StatusCode {
+    /// The status of the HTTP answer.
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Invalid { .. } | Self::ContextLength { .. } => StatusCode::BAD_REQUEST,
             Self::UnknownModel { .. } | Self::NotFound { .. } | Self::UnknownUrl { .. } => {

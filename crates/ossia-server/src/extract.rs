@@ -1,6 +1,8 @@
 //! What handlers take from a request: JSON bodies (content type, size, syntax and types), ids and queries, each
 //! fault named in OpenAI's envelope.
 
+use std::convert::Infallible;
+
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path as UrlPath, Query, Request};
 use axum::http::HeaderMap;
@@ -11,6 +13,7 @@ use serde_path_to_error::Path;
 
 use crate::error::ApiError;
 use crate::state::AppState;
+use crate::store::Tenant;
 
 /// A request body of type `T`.
 pub(crate) struct ApiJson<T>(pub(crate) T);
@@ -29,6 +32,15 @@ impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
     }
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for Tenant {
+    type Rejection = Infallible;
+
+    /// Whoever a layer before found out, or the one tenant of a server without keys.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_else(|| Self("".into())))
+    }
+}
+
 /// The id in a URL.
 pub(crate) struct ApiPath(pub(crate) String);
 
@@ -38,6 +50,19 @@ impl FromRequestParts<AppState> for ApiPath {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let path = UrlPath::<String>::from_request_parts(parts, state).await;
         path.map(|UrlPath(id)| Self(id)).map_err(|error| url_error("path", &error.body_text()))
+    }
+}
+
+/// The two ids in a URL.
+pub(crate) struct ApiPathPair(pub(crate) String, pub(crate) String);
+
+impl FromRequestParts<AppState> for ApiPathPair {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let path = UrlPath::<(String, String)>::from_request_parts(parts, state).await;
+        path.map(|UrlPath((first, second))| Self(first, second))
+            .map_err(|error| url_error("path", &error.body_text()))
     }
 }
 

@@ -10,8 +10,10 @@ mod clock;
 mod error;
 mod extract;
 mod ids;
+mod live;
 mod prepare;
 mod router;
+mod seal;
 mod sse;
 mod state;
 mod store;
@@ -22,4 +24,6 @@ pub mod wire;
 
 pub use error::ApiError;
 pub use router::router;
+pub use seal::SealingKey;
 pub use state::{AppState, ServerConfig};
+pub use store::{Store, StoreError, StoreOptions, StoreTarget};

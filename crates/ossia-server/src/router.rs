@@ -12,7 +12,7 @@ use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetReques
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
-use crate::api::{chat, health, loads, models, responses};
+use crate::api::{chat, conversations, health, loads, models, responses};
 use crate::error::ApiError;
 use crate::state::AppState;
 
@@ -32,9 +32,30 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/loads", get(loads::loads))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
-        .route("/v1/chat/completions", post(chat::create))
-        .route("/v1/responses", post(responses::create))
+        .route("/v1/chat/completions", get(chat::stored::list).post(chat::create))
+        .route(
+            "/v1/chat/completions/{id}",
+            get(chat::stored::retrieve).post(chat::stored::update).delete(chat::stored::delete),
+        )
+        .route("/v1/chat/completions/{id}/messages", get(chat::stored::messages))
+        .route("/v1/conversations", post(conversations::create))
+        .route(
+            "/v1/conversations/{id}",
+            get(conversations::retrieve).post(conversations::update).delete(conversations::delete),
+        )
+        .route(
+            "/v1/conversations/{id}/items",
+            get(conversations::list_items).post(conversations::create_items),
+        )
+        .route(
+            "/v1/conversations/{id}/items/{item}",
+            get(conversations::retrieve_item).delete(conversations::delete_item),
+        )
+        .route("/v1/responses", get(responses::socket::connect).post(responses::create))
+        .route("/v1/responses/compact", post(responses::compact::compact))
+        .route("/v1/responses/input_tokens", post(responses::tokens::count))
         .route("/v1/responses/{id}", get(responses::stored::retrieve).delete(responses::stored::delete))
+        .route("/v1/responses/{id}/cancel", post(responses::stored::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::stored::input_items))
         .fallback(unknown_url)
         .method_not_allowed_fallback(method_not_allowed)

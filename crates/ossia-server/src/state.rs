@@ -8,7 +8,9 @@ use ossia_harmony::Tokenizer;
 
 use crate::clock;
 use crate::error::ApiError;
-use crate::store::ResponseStore;
+use crate::live::LiveResponses;
+use crate::seal::{Sealer, SealingKey};
+use crate::store::{Store, StoreError, StoreOptions, StoreTarget};
 
 /// How the server presents itself and what it accepts.
 #[derive(Debug, Clone)]
@@ -27,10 +29,6 @@ pub struct ServerConfig {
     pub max_body_bytes: usize,
     /// Pause in a stream after which a comment is sent.
     pub keep_alive: Duration,
-    /// Responses kept in memory; the oldest is dropped first.
-    pub max_stored_responses: usize,
-    /// JSON bytes of these responses together.
-    pub max_stored_bytes: usize,
 }
 
 impl Default for ServerConfig {
@@ -43,13 +41,11 @@ impl Default for ServerConfig {
             current_date: None,
             max_body_bytes: 32 << 20,
             keep_alive: Duration::from_secs(15),
-            max_stored_responses: 1024,
-            max_stored_bytes: 256 << 20,
         }
     }
 }
 
-/// Engine, tokenizer, configuration and stored responses. Clones are cheap and share everything.
+/// Engine, tokenizer, configuration and store. Clones are cheap and share everything.
 #[derive(Clone)]
 pub struct AppState(Arc<Shared>);
 
@@ -57,14 +53,57 @@ struct Shared {
     engine: EngineHandle,
     tokenizer: Tokenizer,
     config: ServerConfig,
-    store: ResponseStore,
+    store: Store,
+    sealer: Sealer,
+    live: LiveResponses,
 }
 
 impl AppState {
-    /// Puts the parts together. The tokenizer has to be that of the engine's model.
+    /// Puts the parts together, with a store in memory. The tokenizer has to be that of the engine's model.
     pub fn new(engine: EngineHandle, tokenizer: Tokenizer, config: ServerConfig) -> Self {
-        let store = ResponseStore::new(config.max_stored_responses, config.max_stored_bytes);
-        Self(Arc::new(Shared { engine, tokenizer, config, store }))
+        let store = Store::new(StoreTarget::Memory, StoreOptions::default());
+        Self::with_store(engine, tokenizer, config, store, &SealingKey::random())
+    }
+
+    /// Puts the parts together. What was sealed with `key` before can be opened again.
+    pub fn with_store(
+        engine: EngineHandle,
+        tokenizer: Tokenizer,
+        config: ServerConfig,
+        store: Store,
+        key: &SealingKey,
+    ) -> Self {
+        let (sealer, live) = (Sealer::new(key), LiveResponses::default());
+        Self(Arc::new(Shared { engine, tokenizer, config, store, sealer, live }))
+    }
+
+    /// Housekeeping of the store, for as long as the future is polled: says which responses this server works on,
+    /// drops what is too old.
+    pub async fn keep_house(self) {
+        let store = self.store();
+        while store.keeps() {
+            tokio::time::sleep(store.options().lease / 3).await;
+            if let Err(error) = self.keep_house_once().await {
+                tracing::warn!(%error, "the store could not be swept");
+            }
+        }
+    }
+
+    /// One round of housekeeping; gives the number of responses that this server gave up, since they were cancelled
+    /// or deleted through another one.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database fails.
+    pub async fn keep_house_once(&self) -> Result<usize, StoreError> {
+        let unwanted = self.store().renew(self.live().running()).await?;
+        let num_unwanted = unwanted.len();
+        for (tenant, id) in unwanted {
+            if let Some(live) = self.live().get(&tenant, &id) {
+                live.cancel().await;
+            }
+        }
+        self.store().sweep().await?;
+        Ok(num_unwanted)
     }
 
     pub(crate) fn engine(&self) -> &EngineHandle {
@@ -79,8 +118,16 @@ impl AppState {
         &self.0.config
     }
 
-    pub(crate) fn store(&self) -> &ResponseStore {
+    pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.0.sealer
+    }
+
+    pub(crate) fn live(&self) -> &LiveResponses {
+        &self.0.live
     }
 
     pub(crate) fn vocab_size(&self) -> usize {

@@ -221,7 +221,7 @@ async fn stored_responses_can_be_read_and_deleted() {
     assert_eq!(items["has_more"], false);
 
     let reference = json!([{"role": "user", "content": "sum"}, {"type": "item_reference", "id": response["output"][1]["id"]}, {"role": "user", "content": "hello"}]);
-    server.ok(PATH, &ask(reference.clone())).await;
+    server.ok(PATH, &with(ask(reference.clone()), json!({"store": false}))).await;
 
     let delete = axum::http::Request::delete(&path).body(axum::body::Body::empty()).unwrap();
     let deleted = server.send(delete).await;

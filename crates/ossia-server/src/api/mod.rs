@@ -1,9 +1,11 @@
 //! The routes: thin handlers, and the builders of OpenAI's events.
 
 pub(crate) mod chat;
+pub(crate) mod conversations;
 pub(crate) mod health;
 pub(crate) mod loads;
 pub(crate) mod models;
+pub(crate) mod page;
 pub(crate) mod responses;
 #[cfg(test)]
 mod tests;

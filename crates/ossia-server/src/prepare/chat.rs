@@ -65,6 +65,7 @@ fn turn(request: &ChatRequest, state: &AppState) -> Result<TurnPlan, ApiError> {
     }
     Ok(TurnPlan {
         prompt_param: "messages",
+        truncate: false,
         conversation: dialogue.into_conversation(effort, closing, &tools, state.current_date()),
         skip_analysis: effort.skip_analysis,
         sampling,
@@ -191,7 +192,6 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
     check::absent("moderation", request.moderation.as_ref(), "There is no moderation here.")?;
     check::absent("functions", request.functions.as_ref(), "Use 'tools' instead.")?;
     check::absent("function_call", request.function_call.as_ref(), "Use 'tool_choice' instead.")?;
-    check::off("store", request.store, "Chat completions cannot be stored yet.")?;
     let obfuscation = request.stream_options.as_ref().and_then(|options| options.include_obfuscation);
     check::off("stream_options.include_obfuscation", obfuscation, "Streams are not padded.")?;
     if request.modalities.iter().flatten().any(|modality| modality != "text") {

@@ -4,19 +4,21 @@ use crate::clock;
 use crate::ids::new_id;
 use crate::wire::poly::TextOrObject;
 use crate::wire::responses::{
-    FunctionTool, Reasoning, Response, ResponseRequest, ResponseStatus, ResponseTool, TextConfig, TextFormat,
+    ConversationParam, ConversationRef, FunctionTool, Reasoning, Response, ResponseRequest, ResponseStatus,
+    ResponseTool, TextConfig, TextFormat,
 };
 
 /// A response in progress with an id of its own.
 pub(crate) fn response(request: ResponseRequest, model: String) -> Response {
+    let background = request.background.unwrap_or(false);
     Response {
         id: new_id("resp_"),
         object: "response",
         created_at: clock::unix_now(),
-        status: ResponseStatus::InProgress,
-        background: false,
+        status: if background { ResponseStatus::Queued } else { ResponseStatus::InProgress },
+        background,
         completed_at: None,
-        conversation: None,
+        conversation: request.conversation.map(conversation),
         error: None,
         incomplete_details: None,
         instructions: request.instructions,
@@ -42,9 +44,16 @@ pub(crate) fn response(request: ResponseRequest, model: String) -> Response {
         tools: request.tools.unwrap_or_default().into_iter().map(tool).collect(),
         top_logprobs: request.top_logprobs.unwrap_or(0),
         top_p: request.top_p.unwrap_or(1.0),
-        truncation: "disabled",
+        truncation: request.truncation.unwrap_or_else(|| "disabled".to_owned()),
         usage: None,
         user: request.user,
+    }
+}
+
+fn conversation(asked: ConversationParam) -> ConversationRef {
+    match asked {
+        TextOrObject::Text(id) => ConversationRef { id },
+        TextOrObject::Object(object) => object,
     }
 }
 

@@ -22,26 +22,39 @@ const HOSTED_ITEMS: [&str; 10] = [
     "tool_search_output",
 ];
 
-/// `input` as items, references resolved by `lookup`.
+/// What the model is told before the summary of what it no longer sees.
+const COMPACTED: &str = "The conversation before this point was too long and has been summarised:\n\n";
+
+/// `input` as items, in which there may be references.
 ///
 /// # Errors
-/// 400 if `input` is absent or empty, or refers to an item that is not stored.
-pub(crate) fn input_items(
-    input: Option<ResponseInput>,
-    lookup: impl Fn(&str) -> Option<InputItem>,
-) -> Result<Vec<InputItem>, ApiError> {
-    let items = match input.ok_or_else(|| ApiError::missing("input"))? {
-        TextOrList::Text(text) => return Ok(vec![user_message(text)]),
-        TextOrList::List(items) => items,
-    };
-    let resolved = items.into_iter().enumerate().map(|(i, item)| match item.reference() {
-        None => Ok(item),
-        Some(id) => lookup(id).ok_or_else(|| {
-            let message = format!("Item with id '{id}' not found.");
-            ApiError::invalid(format!("input[{i}].id"), "item_not_found", message)
-        }),
-    });
-    resolved.collect()
+/// 400 if `input` is absent.
+pub(crate) fn input_items(input: Option<ResponseInput>) -> Result<Vec<InputItem>, ApiError> {
+    match input.ok_or_else(|| ApiError::missing("input"))? {
+        TextOrList::Text(text) => Ok(vec![user_message(text)]),
+        TextOrList::List(items) => Ok(items),
+    }
+}
+
+/// Checks items that are kept for a later turn. An output may answer a call that is kept already.
+///
+/// # Errors
+/// 400 naming the item's field that is missing, unknown or of the wrong kind.
+pub(crate) fn check_items(param: &str, items: &[InputItem]) -> Result<(), ApiError> {
+    let mut dialogue = Dialogue::default();
+    for (i, item) in items.iter().enumerate() {
+        let param = format!("{param}[{i}]");
+        match item.kind.as_deref() {
+            Some("function_call_output" | "custom_tool_call_output") => {
+                item.call_id.as_ref().ok_or_else(|| ApiError::missing(format!("{param}.call_id")))?;
+                let output_param = format!("{param}.output");
+                let output = item.output.as_ref().ok_or_else(|| ApiError::missing(&*output_param))?;
+                content::text(&output_param, output)?;
+            }
+            _ => dialogue.push_item(&param, item)?,
+        }
+    }
+    Ok(())
 }
 
 fn user_message(text: String) -> InputItem {
@@ -55,7 +68,7 @@ fn user_message(text: String) -> InputItem {
 
 impl InputItem {
     /// The id that an `item_reference` refers to; it may come without a type.
-    fn reference(&self) -> Option<&str> {
+    pub(crate) fn reference(&self) -> Option<&str> {
         let bare = self.kind.is_none() && self.role.is_none();
         if self.kind.as_deref() == Some("item_reference") || bare { self.id.as_deref() } else { None }
     }
@@ -76,6 +89,7 @@ impl Dialogue {
             "reasoning" => self.push_reasoning_item(param, item),
             "function_call" => self.push_call_item(param, item, "arguments", item.arguments.as_ref()),
             "custom_tool_call" => self.push_call_item(param, item, "input", item.input.as_ref()),
+            "compaction" => self.push_compaction_item(param, item),
             "function_call_output" | "custom_tool_call_output" => self.push_output_item(param, item),
             kind if HOSTED_ITEMS.contains(&kind) => {
                 tracing::debug!(kind, param, "an item of a hosted tool is not shown to the model");
@@ -123,6 +137,14 @@ impl Dialogue {
         if !text.is_empty() {
             self.say(Message::assistant_analysis(text));
         }
+        Ok(())
+    }
+
+    /// The summary that a compaction made, which was sealed for the client.
+    fn push_compaction_item(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+        let summary = item.summary.as_deref().unwrap_or_default();
+        let text = content::parts_text(&format!("{param}.summary"), summary)?;
+        self.instruct(format!("{COMPACTED}{text}"));
         Ok(())
     }
 

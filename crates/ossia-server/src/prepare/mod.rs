@@ -3,12 +3,12 @@
 
 pub(crate) mod chat;
 mod chat_messages;
-mod check;
+pub(crate) mod check;
 mod content;
 mod dialogue;
 pub(crate) mod echo;
 mod effort;
-mod items;
+pub(crate) mod items;
 pub(crate) mod responses;
 mod sampling;
 mod tools;
@@ -21,6 +21,8 @@ use ossia_harmony::Conversation;
 pub(crate) struct TurnPlan {
     /// The field that holds the prompt: `messages` or `input`.
     pub(crate) prompt_param: &'static str,
+    /// Drop the oldest turns of a prompt that is too long, in place of refusing it.
+    pub(crate) truncate: bool,
     pub(crate) conversation: Conversation,
     /// Start the turn with an empty analysis.
     pub(crate) skip_analysis: bool,

@@ -1,16 +1,13 @@
 //! `ResponseRequest` into a [`ResponsePlan`].
 
-use std::sync::Arc;
-
 use super::dialogue::Dialogue;
 use super::effort::{Effort, verbosity};
-use super::items::input_items;
 use super::sampling::{SamplingFields, sampling, top_logprobs};
 use super::tools::{self, Choice, Declared, ToolPlan};
 use super::{TurnPlan, check, echo};
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::store::{History, StoredResponse};
+use crate::store::{History, Origin};
 use crate::wire::poly::TextOrObject;
 use crate::wire::responses::{InputItem, Response, ResponseRequest, ResponseTool, ToolChoice};
 
@@ -33,6 +30,8 @@ const INCLUDE_ENCRYPTED: &str = "reasoning.encrypted_content";
 pub(crate) struct ResponsePlan {
     pub(crate) turn: TurnPlan,
     pub(crate) stream: bool,
+    /// Whether the chain of thought is wanted sealed as well.
+    pub(crate) seal: bool,
     /// The response as it stands before the first token; it echoes the request.
     pub(crate) response: Response,
     /// This turn's input, as it will be stored.
@@ -41,31 +40,52 @@ pub(crate) struct ResponsePlan {
     pub(crate) history: History,
 }
 
-/// Checks a request.
+/// Checks what needs no state; gives the model's name.
 ///
 /// # Errors
 /// 400 naming the field at fault, 404 for a model that is not served.
-pub(crate) fn prepare(mut request: ResponseRequest, state: &AppState) -> Result<ResponsePlan, ApiError> {
+pub(crate) fn check(request: &ResponseRequest, state: &AppState) -> Result<String, ApiError> {
     let model = state.resolve_model(request.model.as_deref())?;
-    refuse_unsupported(&request)?;
+    refuse_unsupported(request)?;
     check::service_tier(request.service_tier.as_deref())?;
     check::metadata(request.metadata.as_ref())?;
-    let previous = previous(&request, state)?;
-    let input = input_items(request.input.take(), |id| state.store().item(id))?;
-    let history =
-        previous.map(|stored| stored.history_after()).unwrap_or_else(|| History::new(state.current_date()));
-    let turn = turn(&request, &input, &history, state)?;
-    let stream = request.stream.unwrap_or(false);
-    Ok(ResponsePlan { turn, stream, response: echo::response(request, model), input, history })
+    background(request, state)?;
+    Ok(model)
 }
 
-fn previous(request: &ResponseRequest, state: &AppState) -> Result<Option<Arc<StoredResponse>>, ApiError> {
-    let Some(id) = &request.previous_response_id else { return Ok(None) };
-    let stored = state.store().get(id).ok_or_else(|| {
-        let message = format!("Previous response with id '{id}' not found.");
-        ApiError::invalid("previous_response_id", "previous_response_not_found", message)
-    })?;
-    Ok(Some(stored))
+/// The plan of a request that was checked; `input` and `history` have no references and nothing sealed left.
+///
+/// # Errors
+/// 400 naming the field at fault.
+pub(crate) fn plan(
+    request: ResponseRequest,
+    model: String,
+    input: Vec<InputItem>,
+    history: History,
+    state: &AppState,
+) -> Result<ResponsePlan, ApiError> {
+    let turn = turn(&request, &input, &history, state)?;
+    let stream = request.stream.unwrap_or(false);
+    let seal = request.include.iter().flatten().any(|include| include == INCLUDE_ENCRYPTED);
+    let mut response = echo::response(request, model);
+    response.store &= state.store().keeps();
+    Ok(ResponsePlan { turn, stream, seal, response, input, history })
+}
+
+/// What runs in the background is found again through the store.
+fn background(request: &ResponseRequest, state: &AppState) -> Result<(), ApiError> {
+    if request.background != Some(true) {
+        return Ok(());
+    }
+    if request.store == Some(false) {
+        let message =
+            "Invalid 'background': a response in the background has to be stored; set 'store' to true.";
+        return Err(ApiError::invalid("background", "invalid_parameter_combination", message));
+    }
+    if !state.store().keeps() {
+        return Err(ApiError::unsupported("background", "This server stores nothing."));
+    }
+    Ok(())
 }
 
 fn turn(
@@ -84,7 +104,8 @@ fn turn(
         check::integer("max_output_tokens", request.max_output_tokens, MIN_OUTPUT_TOKENS, i64::MAX)?;
     Ok(TurnPlan {
         prompt_param: "input",
-        conversation: dialogue.into_conversation(effort, closing, &tools, history.date().to_owned()),
+        truncate: request.truncation.as_deref() == Some("auto"),
+        conversation: dialogue.into_conversation(effort, closing, &tools, history.date.clone()),
         skip_analysis: effort.skip_analysis,
         sampling: sampling(&sampling_fields(request)?, state.vocab_size())?,
         max_tokens: max_tokens.map(|number| number as usize),
@@ -100,9 +121,11 @@ fn turn(
 fn dialogue(request: &ResponseRequest, input: &[InputItem], history: &History) -> Result<Dialogue, ApiError> {
     let mut dialogue = Dialogue::default();
     request.instructions.iter().for_each(|text| dialogue.instruct(text.clone()));
-    for items in history.segments() {
-        dialogue.push_items("previous_response_id", items)?;
-    }
+    let origin = match history.origin {
+        Origin::Conversation { .. } => "conversation",
+        _ => "previous_response_id",
+    };
+    dialogue.push_items(origin, &history.items)?;
     dialogue.push_items("input", input)?;
     Ok(dialogue)
 }
@@ -184,8 +207,6 @@ fn choice(value: Option<&ToolChoice>) -> Result<Choice, ApiError> {
 
 /// Fields whose meaning Ossia does not have (yet). None of them is dropped in silence.
 fn refuse_unsupported(request: &ResponseRequest) -> Result<(), ApiError> {
-    check::off("background", request.background, "Responses cannot run in the background yet.")?;
-    check::absent("conversation", request.conversation.as_ref(), "Use 'previous_response_id' instead.")?;
     check::absent(
         "context_management",
         request.context_management.as_ref(),
@@ -194,12 +215,6 @@ fn refuse_unsupported(request: &ResponseRequest) -> Result<(), ApiError> {
     check::absent("moderation", request.moderation.as_ref(), "There is no moderation here.")?;
     check::absent("prompt", request.prompt.as_ref(), "There are no prompt templates here.")?;
     check::word("truncation", request.truncation.as_deref(), &["auto", "disabled"])?;
-    if request.truncation.as_deref() == Some("auto") {
-        return Err(ApiError::unsupported(
-            "truncation",
-            "Contexts are not truncated here yet; use 'disabled'.",
-        ));
-    }
     let obfuscation = request.stream_options.as_ref().and_then(|options| options.include_obfuscation);
     check::off("stream_options.include_obfuscation", obfuscation, "Streams are not padded.")?;
     includes(request.include.as_deref().unwrap_or_default())?;
@@ -211,13 +226,10 @@ fn includes(includes: &[String]) -> Result<(), ApiError> {
     for (i, include) in includes.iter().enumerate() {
         let param = format!("include[{i}]");
         match include.as_str() {
-            INCLUDE_LOGPROBS => {}
-            INCLUDE_ENCRYPTED => {
-                return Err(ApiError::unsupported(param, "Reasoning is not encrypted here yet."));
-            }
+            INCLUDE_LOGPROBS | INCLUDE_ENCRYPTED => {}
             known if EMPTY_INCLUDES.contains(&known) => {}
             other => {
-                let allowed = [&[INCLUDE_LOGPROBS][..], &EMPTY_INCLUDES].concat();
+                let allowed = [&[INCLUDE_LOGPROBS, INCLUDE_ENCRYPTED][..], &EMPTY_INCLUDES].concat();
                 return Err(ApiError::invalid_value(param, other, &allowed));
             }
         }

@@ -7,6 +7,7 @@ mod run;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod truncate;
 
 pub(crate) use builder::TurnBuilder;
 pub(crate) use choices::Choices;

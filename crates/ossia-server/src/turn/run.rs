@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use ossia_engine::{EngineHandle, Generation, GenerationRequest, SubmitError};
-use ossia_harmony::{EnvelopeGrammar, EnvelopeOptions, SpecialToken, Tokenizer};
+use ossia_harmony::{Conversation, EnvelopeGrammar, EnvelopeOptions, SpecialToken, Tokenizer};
 
 use super::constraint::EnvelopeConstraint;
+use super::truncate::truncated;
 use super::{TurnBuilder, TurnEvent};
 use crate::error::ApiError;
 use crate::prepare::TurnPlan;
@@ -34,11 +35,18 @@ impl TurnStarter {
     /// 400 if the prompt leaves no room for an answer or a function's name cannot stand in a header.
     pub(crate) fn new(state: &AppState, plan: TurnPlan) -> Result<Self, ApiError> {
         let (engine, tokenizer) = (state.engine().clone(), state.tokenizer().clone());
-        let mut prompt = plan.conversation.render_prompt(&tokenizer);
-        if plan.skip_analysis {
-            push_empty_analysis(&tokenizer, &mut prompt);
-        }
         let max = engine.config().max_model_len;
+        let render = |conversation: &Conversation| {
+            let mut prompt = conversation.render_prompt(&tokenizer);
+            if plan.skip_analysis {
+                push_empty_analysis(&tokenizer, &mut prompt);
+            }
+            prompt
+        };
+        let mut prompt = render(&plan.conversation);
+        if plan.truncate {
+            prompt = truncated(prompt, &plan, max, render);
+        }
         if prompt.len() >= max {
             return Err(ApiError::ContextLength { param: plan.prompt_param, len: prompt.len(), max });
         }
@@ -47,6 +55,11 @@ impl TurnStarter {
                 ApiError::invalid("tools", "invalid_value", format!("Invalid 'tools': {error}."))
             })?;
         Ok(Self { engine, tokenizer, plan, prompt, grammar })
+    }
+
+    /// Tokens of the prompt.
+    pub(crate) fn prompt_len(&self) -> usize {
+        self.prompt.len()
     }
 
     /// Starts the turn of answer `index`. Each answer of a seeded request has a seed of its own.

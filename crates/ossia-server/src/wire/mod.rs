@@ -8,10 +8,12 @@
 
 pub mod chat;
 pub mod content;
+pub mod conversations;
 pub mod error;
 pub mod loads;
 pub mod logprobs;
 pub mod model;
+pub mod page;
 pub mod poly;
 pub mod responses;
 pub mod usage;

@@ -1,6 +1,8 @@
 //! An in-process server over the scripted runner.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod postgres;
+pub(crate) mod stores;
 pub(crate) mod tokenizer;
 
 use axum::Router;
@@ -18,7 +20,8 @@ use tower::ServiceExt;
 pub(crate) struct TestServer {
     pub(crate) app: Router,
     pub(crate) engine: EngineHandle,
-    _thread: EngineThread,
+    pub(crate) state: AppState,
+    pub(crate) _thread: EngineThread,
 }
 
 /// An answer.
@@ -59,8 +62,8 @@ impl TestServer {
         let runner =
             ScriptedRunner::new(tokenizer.clone(), Rules::from_json(rules).unwrap(), options).unwrap();
         let (engine, thread) = Engine::start(Box::new(runner), EngineConfig::default()).unwrap();
-        let app = router(AppState::new(engine.clone(), tokenizer, config));
-        Self { app, engine, _thread: thread }
+        let state = AppState::new(engine.clone(), tokenizer, config);
+        Self { app: router(state.clone()), engine, state, _thread: thread }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
@@ -87,19 +90,39 @@ impl TestServer {
         self.send(Request::builder().uri(path).body(Body::empty()).unwrap()).await
     }
 
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Request::builder().method(Method::DELETE).uri(path).body(Body::empty()).unwrap()).await
+    }
+
+    /// The body of an answer to a `GET` that has to be a success.
+    pub(crate) async fn read(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.body);
+        answer.body
+    }
+
+    /// All events of a stored stream.
+    pub(crate) async fn replay(&self, path: &str) -> Vec<SseEvent> {
+        events(&self.get(path).await)
+    }
+
     /// All events of a stream without the closing `[DONE]`, which has to be there.
     pub(crate) async fn stream(&self, path: &str, body: &Value) -> Vec<SseEvent> {
         let mut body = body.clone();
         body["stream"] = true.into();
         let answer = self.post(path, &body).await;
-        assert_eq!(answer.status, StatusCode::OK, "{path} {body}: {}", answer.body);
-        assert_eq!(answer.headers["content-type"], "text/event-stream");
-        let text = answer.body.as_str().expect("a stream is not JSON").to_owned();
-        let mut events: Vec<&str> = text.split_terminator("\n\n").collect();
-        assert_eq!(events.pop(), Some("data: [DONE]"));
-        events.retain(|event| !event.starts_with(':')); // comments that keep the connection alive
-        events.into_iter().map(parse_event).collect()
+        events(&answer)
     }
+}
+
+fn events(answer: &Answer) -> Vec<SseEvent> {
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    assert_eq!(answer.headers["content-type"], "text/event-stream");
+    let text = answer.body.as_str().expect("a stream is not JSON").to_owned();
+    let mut events: Vec<&str> = text.split_terminator("\n\n").collect();
+    assert_eq!(events.pop(), Some("data: [DONE]"));
+    events.retain(|event| !event.starts_with(':')); // comments that keep the connection alive
+    events.into_iter().map(parse_event).collect()
 }
 
 /// A `POST` of JSON.

@@ -2,6 +2,7 @@
 
 mod chunks;
 mod fold;
+pub(crate) mod stored;
 
 use axum::Json;
 use axum::extract::State;
@@ -10,34 +11,39 @@ use futures::Stream;
 
 pub(crate) use chunks::ChunkBuilder;
 pub(crate) use fold::CompletionFold;
+use stored::Keeper;
 
 use crate::error::ApiError;
 use crate::extract::ApiJson;
 use crate::prepare::chat::{ChatPlan, prepare};
 use crate::sse;
 use crate::state::AppState;
+use crate::store::Tenant;
 use crate::turn::{Choices, TurnStarter};
 use crate::wire::chat::{ChatCompletion, ChatRequest};
 
 /// Answers a chat request, whole or as a stream of chunks.
 pub(crate) async fn create(
     State(state): State<AppState>,
+    tenant: Tenant,
     ApiJson(request): ApiJson<ChatRequest>,
 ) -> Result<Response, ApiError> {
+    let keeper = Keeper::new(&request, &tenant, &state);
     let plan = prepare(request, &state)?;
     let builder = ChunkBuilder::new(&plan);
     let starter = TurnStarter::new(&state, plan.turn.clone())?;
     let choices = Choices::start(starter, plan.n)?;
     if plan.stream {
-        return Ok(sse::response(state.config(), stream(choices, builder)));
+        return Ok(sse::response(state.config(), stream(choices, builder, plan, keeper)));
     }
-    Ok(Json(complete(choices, builder, plan).await?).into_response())
+    Ok(Json(complete(choices, builder, plan, keeper).await?).into_response())
 }
 
 async fn complete(
     mut choices: Choices,
     mut builder: ChunkBuilder,
     plan: ChatPlan,
+    keeper: Option<Keeper>,
 ) -> Result<ChatCompletion, ApiError> {
     let mut fold = CompletionFold::new(plan.n);
     while let Some((index, event)) = choices.next().await {
@@ -45,23 +51,43 @@ async fn complete(
             fold.push(&chunk);
         }
     }
-    Ok(fold.finish(&builder.usage_chunk(), plan.metadata))
+    let completion = fold.finish(&builder.usage_chunk(), plan.metadata);
+    if let Some(keeper) = keeper {
+        keeper.keep(&completion).await?;
+    }
+    Ok(completion)
 }
 
 fn stream(
     mut choices: Choices,
     mut builder: ChunkBuilder,
+    plan: ChatPlan,
+    keeper: Option<Keeper>,
 ) -> impl Stream<Item = Result<axum::response::sse::Event, std::convert::Infallible>> {
     async_stream::stream! {
+        let mut fold = CompletionFold::new(plan.n);
         while let Some((index, event)) = choices.next().await {
             match builder.push(index, event) {
-                Ok(Some(chunk)) => yield Ok(sse::data(&chunk)),
+                Ok(Some(chunk)) => {
+                    if keeper.is_some() {
+                        fold.push(&chunk);
+                    }
+                    yield Ok(sse::data(&chunk));
+                }
                 Ok(None) => {}
                 Err(error) => {
                     yield Ok(sse::data(&error.body()));
                     yield Ok(sse::done());
                     return;
                 }
+            }
+        }
+        if let Some(keeper) = keeper {
+            let completion = fold.finish(&builder.usage_chunk(), plan.metadata);
+            if let Err(error) = keeper.keep(&completion).await {
+                yield Ok(sse::data(&error.body()));
+                yield Ok(sse::done());
+                return;
             }
         }
         if builder.include_usage() {

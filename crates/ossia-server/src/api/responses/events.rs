@@ -2,6 +2,8 @@
 
 use crate::clock;
 use crate::ids::new_id;
+use crate::seal::{REASONING, Sealer};
+use crate::store::Tenant;
 use crate::turn::{EndReason, PartKind, TurnEnd, TurnEvent, Usage};
 use crate::wire::logprobs::TokenLogprob;
 use crate::wire::responses::{
@@ -19,6 +21,14 @@ pub(crate) struct EventBuilder {
     response: Response,
     item: Option<OpenItem>,
     next_sequence_number: u64,
+    seal: Option<Seal>,
+}
+
+/// How the chain of thought is sealed, where the client asked for that.
+#[derive(Clone)]
+pub(crate) struct Seal {
+    pub(crate) sealer: Sealer,
+    pub(crate) tenant: Tenant,
 }
 
 /// The output item under way.
@@ -37,26 +47,61 @@ enum ItemKind {
     Call { call_id: String, name: String },
 }
 
+impl std::fmt::Debug for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Seal({})", self.tenant.0)
+    }
+}
+
 impl EventBuilder {
     /// `response` is the response in progress, without output.
     pub(crate) fn new(response: Response) -> Self {
-        Self { response, item: None, next_sequence_number: 0 }
+        Self { response, item: None, next_sequence_number: 0, seal: None }
     }
 
-    /// The events before the first of the turn.
+    /// Seals the chain of thought for the client, if it is to be sealed.
+    pub(crate) fn sealing(self, seal: Option<Seal>) -> Self {
+        Self { seal, ..self }
+    }
+
+    /// The response as it stands.
+    pub(crate) fn response(&self) -> &Response {
+        &self.response
+    }
+
+    /// The events before the first of the turn. A response of the background waits for its turn.
     pub(crate) fn begin(&mut self) -> Vec<SequencedEvent> {
         let response = || Box::new(self.response.clone());
-        let events = vec![
-            ResponseEvent::Created { response: response() },
-            ResponseEvent::InProgress { response: response() },
-        ];
+        let second = match self.response.status {
+            ResponseStatus::Queued => ResponseEvent::Queued { response: response() },
+            _ => ResponseEvent::InProgress { response: response() },
+        };
+        let events = vec![ResponseEvent::Created { response: response() }, second];
         self.number(events)
+    }
+
+    /// The events that end the response on demand.
+    pub(crate) fn cancel(&mut self) -> Vec<SequencedEvent> {
+        let mut events = self.end_item(false);
+        self.response.status = ResponseStatus::Cancelled;
+        events.push(ResponseEvent::Incomplete { response: Box::new(self.response.clone()) });
+        self.number(events)
+    }
+
+    /// The event that takes the place of the last one when the response could not be kept.
+    pub(crate) fn fail(&mut self, message: String) -> ResponseEvent {
+        let response = &mut self.response;
+        response.status = ResponseStatus::Failed;
+        response.completed_at = None;
+        response.incomplete_details = None;
+        response.error = Some(ResponseError { code: "server_error", message });
+        ResponseEvent::Failed { response: Box::new(response.clone()) }
     }
 
     /// The events that follow from the next event of the turn.
     pub(crate) fn push(&mut self, event: TurnEvent) -> Vec<SequencedEvent> {
         let events = match event {
-            TurnEvent::Started => Vec::new(),
+            TurnEvent::Started => self.start(),
             TurnEvent::PartStart(kind) => self.start_item(kind),
             TurnEvent::Delta { text, logprobs } => self.delta(text, logprobs),
             TurnEvent::PartEnd { complete } => self.end_item(complete),
@@ -72,6 +117,14 @@ impl EventBuilder {
             .zip(events)
             .map(|(sequence_number, event)| SequencedEvent { event, sequence_number })
             .collect()
+    }
+
+    fn start(&mut self) -> Vec<ResponseEvent> {
+        if self.response.status != ResponseStatus::Queued {
+            return Vec::new();
+        }
+        self.response.status = ResponseStatus::InProgress;
+        vec![ResponseEvent::InProgress { response: Box::new(self.response.clone()) }]
     }
 
     fn output_index(&self) -> usize {
@@ -131,10 +184,20 @@ impl EventBuilder {
             });
         }
         let status = if complete { ItemStatus::Completed } else { ItemStatus::Incomplete };
-        let item = item.wire(status, true);
+        let item = self.sealed(item.wire(status, true));
         self.response.output.push(item.clone());
         events.push(ResponseEvent::OutputItemDone { output_index, item });
         events
+    }
+
+    fn sealed(&self, mut item: OutputItem) -> OutputItem {
+        if let (Some(seal), OutputItem::Reasoning { content, encrypted_content, .. }) =
+            (&self.seal, &mut item)
+        {
+            let text: String = content.iter().map(OutputContent::text).collect();
+            *encrypted_content = Some(seal.sealer.seal(&seal.tenant, REASONING, &text));
+        }
+        item
     }
 
     fn finish(&mut self, end: TurnEnd) -> ResponseEvent {
@@ -151,11 +214,7 @@ impl EventBuilder {
                 response.incomplete_details = Some(IncompleteDetails { reason: "max_output_tokens" });
                 ResponseEvent::Incomplete { response: Box::new(response.clone()) }
             }
-            EndReason::Failed(message) => {
-                response.status = ResponseStatus::Failed;
-                response.error = Some(ResponseError { code: "server_error", message });
-                ResponseEvent::Failed { response: Box::new(response.clone()) }
-            }
+            EndReason::Failed(message) => self.fail(message),
         }
     }
 }
@@ -189,7 +248,9 @@ impl OpenItem {
         let id = self.id.clone();
         let content = if with_content { self.part().into_iter().collect() } else { Vec::new() };
         match &self.kind {
-            ItemKind::Reasoning => OutputItem::Reasoning { id, summary: Vec::new(), content, status },
+            ItemKind::Reasoning => {
+                OutputItem::Reasoning { id, summary: Vec::new(), content, encrypted_content: None, status }
+            }
             ItemKind::Message(phase) => {
                 OutputItem::Message { id, role: "assistant", content, phase: *phase, status }
             }
@@ -223,7 +284,8 @@ impl OpenItem {
     }
 }
 
-fn wire_usage(usage: Usage) -> ResponseUsage {
+/// Token counts as the API names them.
+pub(super) fn wire_usage(usage: Usage) -> ResponseUsage {
     ResponseUsage {
         input_tokens: usage.prompt_tokens,
         input_tokens_details: InputTokensDetails {

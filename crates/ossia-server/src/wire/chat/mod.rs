@@ -3,7 +3,9 @@
 mod message;
 mod request;
 mod response;
+mod stored;
 
 pub use message::*;
 pub use request::*;
 pub use response::*;
+pub use stored::*;

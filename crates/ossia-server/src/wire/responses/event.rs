@@ -19,6 +19,8 @@ pub struct SequencedEvent {
 pub enum ResponseEvent {
     #[serde(rename = "response.created")]
     Created { response: Box<Response> },
+    #[serde(rename = "response.queued")]
+    Queued { response: Box<Response> },
     #[serde(rename = "response.in_progress")]
     InProgress { response: Box<Response> },
     #[serde(rename = "response.output_item.added")]
@@ -66,6 +68,7 @@ impl ResponseEvent {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Created { .. } => "response.created",
+            Self::Queued { .. } => "response.queued",
             Self::InProgress { .. } => "response.in_progress",
             Self::OutputItemAdded { .. } => "response.output_item.added",
             Self::ContentPartAdded { .. } => "response.content_part.added",

@@ -48,6 +48,7 @@ impl InputItem {
             "reasoning" => "rs_",
             "function_call" => "fc_",
             "function_call_output" => "fco_",
+            "compaction" => "cmp_",
             _ => "item_",
         };
         self.id.get_or_insert_with(|| new_id(prefix));
@@ -74,11 +75,12 @@ impl From<&OutputItem> for InputItem {
                 status: Some(status.as_str().to_owned()),
                 ..Self::default()
             },
-            OutputItem::Reasoning { id, content, status, .. } => Self {
+            OutputItem::Reasoning { id, content, encrypted_content, status, .. } => Self {
                 id: Some(id.clone()),
                 kind: Some("reasoning".to_owned()),
                 content: Some(Content::List(content.iter().map(ContentPart::from).collect())),
                 summary: Some(Vec::new()),
+                encrypted_content: encrypted_content.clone(),
                 status: Some(status.as_str().to_owned()),
                 ..Self::default()
             },

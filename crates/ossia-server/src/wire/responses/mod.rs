@@ -5,6 +5,7 @@ mod input;
 mod output;
 mod request;
 mod response;
+mod socket;
 mod tool;
 
 pub use event::*;
@@ -12,4 +13,5 @@ pub use input::*;
 pub use output::*;
 pub use request::*;
 pub use response::*;
+pub use socket::*;
 pub use tool::*;

@@ -9,9 +9,29 @@ use crate::wire::logprobs::TokenLogprob;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OutputItem {
-    Message { id: String, role: &'static str, content: Vec<OutputContent>, phase: Phase, status: ItemStatus },
-    Reasoning { id: String, summary: Vec<Value>, content: Vec<OutputContent>, status: ItemStatus },
-    FunctionCall { id: String, call_id: String, name: String, arguments: String, status: ItemStatus },
+    Message {
+        id: String,
+        role: &'static str,
+        content: Vec<OutputContent>,
+        phase: Phase,
+        status: ItemStatus,
+    },
+    Reasoning {
+        id: String,
+        summary: Vec<Value>,
+        content: Vec<OutputContent>,
+        /// Absent unless it was asked for, never `null`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        encrypted_content: Option<String>,
+        status: ItemStatus,
+    },
+    FunctionCall {
+        id: String,
+        call_id: String,
+        name: String,
+        arguments: String,
+        status: ItemStatus,
+    },
 }
 
 impl OutputItem {
@@ -29,6 +49,15 @@ impl OutputItem {
 pub enum OutputContent {
     OutputText { text: String, annotations: Vec<Value>, logprobs: Vec<TokenLogprob> },
     ReasoningText { text: String },
+}
+
+impl OutputContent {
+    /// The part's text.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::OutputText { text, .. } | Self::ReasoningText { text } => text,
+        }
+    }
 }
 
 /// What a message is for: a word to the user on the way, or the answer.

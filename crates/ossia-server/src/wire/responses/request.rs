@@ -4,7 +4,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{InputItem, ResponseTool, ToolChoice};
-use crate::wire::poly::TextOrList;
+use crate::wire::poly::{TextOrList, TextOrObject};
+
+/// `conversation`: an id, or an object with one.
+pub type ConversationParam = TextOrObject<ConversationRef>;
+
+/// `{"id": ...}`, in a request and in the response.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConversationRef {
+    pub id: String,
+}
 
 /// `input`: the user's text, or items.
 pub type ResponseInput = TextOrList<InputItem>;
@@ -15,7 +24,7 @@ pub type ResponseInput = TextOrList<InputItem>;
 pub struct ResponseRequest {
     pub background: Option<bool>,
     pub context_management: Option<Value>,
-    pub conversation: Option<Value>,
+    pub conversation: Option<ConversationParam>,
     pub include: Option<Vec<String>>,
     pub input: Option<ResponseInput>,
     pub instructions: Option<String>,
@@ -104,13 +113,6 @@ pub struct TextFormat {
 #[serde(default)]
 pub struct RetrieveQuery {
     pub stream: Option<bool>,
-}
-
-/// Query of `GET /v1/responses/{id}/input_items`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct InputItemsQuery {
-    pub after: Option<String>,
-    pub limit: Option<usize>,
-    pub order: Option<String>,
+    pub starting_after: Option<u64>,
+    pub include_obfuscation: Option<bool>,
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{InputItem, OutputItem, Reasoning, ResponseTool, TextConfig, ToolChoice};
+use super::{ConversationRef, OutputItem, Reasoning, ResponseTool, TextConfig, ToolChoice};
 use crate::wire::usage::ResponseUsage;
 
 /// `response`.
@@ -15,7 +15,7 @@ pub struct Response {
     pub status: ResponseStatus,
     pub background: bool,
     pub completed_at: Option<u64>,
-    pub conversation: Option<Value>,
+    pub conversation: Option<ConversationRef>,
     pub error: Option<ResponseError>,
     pub incomplete_details: Option<IncompleteDetails>,
     pub instructions: Option<String>,
@@ -41,7 +41,7 @@ pub struct Response {
     pub tools: Vec<ResponseTool>,
     pub top_logprobs: i64,
     pub top_p: f64,
-    pub truncation: &'static str,
+    pub truncation: String,
     pub usage: Option<ResponseUsage>,
     /// Deprecated and not nullable in the document: sent only when the request had it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,9 +52,11 @@ pub struct Response {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseStatus {
+    Queued,
     InProgress,
     Completed,
     Incomplete,
+    Cancelled,
     Failed,
 }
 
@@ -79,12 +81,19 @@ pub struct DeletedResponse {
     pub deleted: bool,
 }
 
-/// A page of input items.
+/// The answer of `POST /v1/responses/compact`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct InputItemList {
+pub struct Compaction {
+    pub id: String,
     pub object: &'static str,
-    pub data: Vec<InputItem>,
-    pub first_id: Option<String>,
-    pub last_id: Option<String>,
-    pub has_more: bool,
+    pub created_at: u64,
+    pub output: Vec<Value>,
+    pub usage: ResponseUsage,
+}
+
+/// The answer of `POST /v1/responses/input_tokens`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InputTokens {
+    pub object: &'static str,
+    pub input_tokens: usize,
 }
