@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::memory::ByteSize;
 use crate::source::ModelSource;
+use crate::storage::StoreArg;
 
 /// OpenAI's open-weight gpt-oss models behind OpenAI's own HTTP API.
 #[derive(Debug, Parser)]
@@ -115,9 +116,32 @@ pub(crate) struct ServeArgs {
     /// Answer requests for any model name instead of 404
     #[arg(long, help_heading = "HTTP")]
     pub(crate) accept_any_model: bool,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
     /// With `scripted:`: milliseconds per token
     #[arg(long, default_value_t = 0, help_heading = "Model")]
     pub(crate) scripted_delay_ms: u64,
+}
+
+/// What outlives a request, and for how long.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "State")]
+pub(crate) struct StoreArgs {
+    /// Where responses, conversations and stored completions are kept: `sqlite:PATH`, `postgres://...`, `memory` or `none` [default: store.sqlite in the user's data directory]
+    #[arg(long, value_name = "STORE", env = "OSSIA_STORE", hide_env_values = true)]
+    pub(crate) store: Option<StoreArg>,
+    /// Days after which stored responses and completions are dropped
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    pub(crate) store_days: u64,
+    /// Most that is stored; beyond it the least recently used goes first
+    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
+    pub(crate) store_size: ByteSize,
+    /// File with the key that seals encrypted reasoning, 64 hexadecimal digits; made if there is none [default: beside the store]
+    #[arg(long, value_name = "FILE", env = "OSSIA_ENCRYPTION_KEY_FILE")]
+    pub(crate) encryption_key_file: Option<PathBuf>,
+    /// That key itself, from the environment only
+    #[arg(skip = std::env::var("OSSIA_ENCRYPTION_KEY").ok())]
+    pub(crate) encryption_key: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod load;
 mod memory;
 mod progress;
 mod source;
+mod storage;
 mod vocabulary;
 
 use std::process::ExitCode;

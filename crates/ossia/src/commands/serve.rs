@@ -7,7 +7,7 @@ use ossia_server::{AppState, ServerConfig};
 use tokio::net::TcpListener;
 
 use crate::cli::ServeArgs;
-use crate::load;
+use crate::{load, storage};
 
 /// Serves until SIGINT or SIGTERM; open requests are finished, a second signal ends them too.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
@@ -19,9 +19,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         accept_any_model: args.accept_any_model,
         ..ServerConfig::default()
     };
-    let app = ossia_server::router(AppState::new(parts.engine, parts.tokenizer, config));
+    let (store, key) = storage::prepare(&args.store)?;
+    let state = AppState::with_store(parts.engine, parts.tokenizer, config, store.clone(), &key);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     runtime.block_on(async {
+        store.open().await?;
+        tokio::spawn(state.clone().keep_house());
+        let app = ossia_server::router(state);
         let listener = TcpListener::bind((args.host, args.port))
             .await
             .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
