@@ -1,4 +1,4 @@
-//! Set-up of a fresh machine beyond Rust: the Python environment in which the official SDKs are tested.
+//! Set-up of a fresh machine beyond Rust: PostgreSQL, and the Python environment in which the official SDKs are tested.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,8 +14,24 @@ pub(crate) fn python() -> PathBuf {
     command::root().join(".venv/bin/python")
 }
 
+/// PostgreSQL, on which the tests of the store run besides SQLite; from the system's packages where there are such.
+fn postgres() -> Result<()> {
+    let installed =
+        std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut versions| versions.next().is_some());
+    if installed || command::exists("initdb") {
+        return Ok(());
+    }
+    if !command::exists("apt-get") {
+        eprintln!("install PostgreSQL to test the store on it");
+        return Ok(());
+    }
+    command::run(Command::new("apt-get").arg("update"))?;
+    command::run(Command::new("apt-get").args(["install", "--yes", "--no-install-recommends", "postgresql"]))
+}
+
 /// Creates `.venv` and installs the pinned packages; a second run changes nothing.
 pub(crate) fn run() -> Result<()> {
+    postgres()?;
     if !python().exists() {
         command::run(Command::new("python3").args(["-m", "venv", ".venv"]))?;
     }
