@@ -7,6 +7,7 @@ mod background;
 mod common;
 mod objects;
 mod responses;
+mod thought;
 
 use common::stores::{TestStore, stores};
 use serde_json::{Value, json};
