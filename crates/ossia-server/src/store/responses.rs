@@ -146,6 +146,13 @@ impl Store {
         self.grew(size).await
     }
 
+    /// Adds a turn to its conversation, and keeps nothing else of it.
+    pub(crate) async fn append_turn(&self, tenant: &Tenant, turn: &TurnRecord) -> Result<(), StoreError> {
+        let Some(id) = turn.belongs_to_conversation() else { return Ok(()) };
+        let items: Vec<Value> = turn.items()?.into_iter().map(|(item, _)| item).collect();
+        self.add_items(tenant, id, &items).await.map(|_| ())
+    }
+
     /// Writes the state of a running turn; `false` if it is no longer running: cancelled or deleted elsewhere.
     pub(crate) async fn update_turn(
         &self,

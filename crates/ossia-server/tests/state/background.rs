@@ -106,6 +106,11 @@ async fn servers_share_a_store() {
         assert_eq!(first.read(&path_of(&next)).await, next);
 
         let slow = first.ok(PATH, &ask("slowly", json!({"background": true}))).await;
+        let early = second.post(PATH, &ask("x", json!({"previous_response_id": slow["id"]}))).await;
+        assert_eq!(early.body["error"]["code"], "previous_response_not_finished");
+        second.delete(&path_of(&slow)).await;
+        first.state.keep_house_once().await.unwrap();
+        let slow = first.ok(PATH, &ask("slowly", json!({"background": true}))).await;
         let cancelled = second.post(&format!("{}/cancel", path_of(&slow)), &json!({})).await;
         assert_eq!(cancelled.body["status"], "cancelled");
         assert_eq!(first.read(&path_of(&slow)).await, cancelled.body);

@@ -28,6 +28,13 @@ async fn conversations_grow_with_their_responses() {
         assert_eq!(texts, ["zero", "one", "two"]);
         assert_eq!(items.last().unwrap()["id"], second["output"].as_array().unwrap().last().unwrap()["id"]);
 
+        // What is not found by its id is said in the conversation all the same.
+        let unstored = ask("unstored", json!({"conversation": conversation["id"], "store": false}));
+        let unstored = server.ok(PATH, &unstored).await;
+        assert_eq!(server.get(&format!("{PATH}/{}", unstored["id"].as_str().unwrap())).await.status, 404);
+        let newest = server.read(&format!("{path}/items?limit=1")).await;
+        assert_eq!(newest["last_id"], unstored["output"].as_array().unwrap().last().unwrap()["id"]);
+
         // Going on from the first response leaves out what the conversation has heard since.
         let branch = ask("two", json!({"previous_response_id": first["id"]}));
         let branch = server.ok("/v1/responses/input_tokens", &branch).await;

@@ -26,10 +26,10 @@ pub(super) async fn history(
             let message = "'previous_response_id' and 'conversation' cannot be used together.";
             Err(ApiError::invalid("previous_response_id", "mutually_exclusive_parameters", message))
         }
-        (Some(id), None) => store.history_after(tenant, id).await?.ok_or_else(|| {
-            let message = format!("Previous response with id '{id}' not found.");
-            ApiError::invalid("previous_response_id", "previous_response_not_found", message)
-        }),
+        (Some(id), None) => match store.history_after(tenant, id).await? {
+            Some(history) => Ok(history),
+            None => Err(previous_missing(id, store.response(tenant, id).await?.is_some())),
+        },
         (None, Some(conversation)) => {
             let id = conversation_id(conversation);
             let found = store.conversation_history(tenant, id).await?;
@@ -39,6 +39,18 @@ pub(super) async fn history(
             })
         }
     }
+}
+
+/// What a request is told that continues a response which is not there, or not finished.
+fn previous_missing(id: &str, unfinished: bool) -> ApiError {
+    let (code, message) = if unfinished {
+        let message =
+            format!("Previous response with id '{id}' is still under way and cannot be continued yet.");
+        ("previous_response_not_finished", message)
+    } else {
+        ("previous_response_not_found", format!("Previous response with id '{id}' not found."))
+    };
+    ApiError::invalid("previous_response_id", code, message)
 }
 
 fn conversation_id(conversation: &ConversationParam) -> &str {

@@ -4,7 +4,7 @@ use crate::error::ApiError;
 use crate::prepare::responses::ResponsePlan;
 use crate::state::AppState;
 use crate::store::{EventLog, History, Origin, Store, Tenant, TurnRecord};
-use crate::turn::{Turn, TurnEvent, TurnStarter};
+use crate::turn::{EndReason, Turn, TurnEnd, TurnEvent, TurnStarter, Usage};
 use crate::wire::responses::{InputItem, Response, ResponseEvent, SequencedEvent};
 
 use super::events::{EventBuilder, Seal};
@@ -17,6 +17,8 @@ pub(crate) struct Run {
     keeper: Option<Keeper>,
     input: Vec<InputItem>,
     history: History,
+    /// Only the prompt is wanted in the engine's cache, no word of the answer.
+    silent: bool,
 }
 
 /// Stores the response.
@@ -26,6 +28,8 @@ struct Keeper {
     log: EventLog,
     /// Whether the response was stored when it began.
     begun: bool,
+    /// Whether the response itself is to be found again, or only its turn in the conversation.
+    by_id: bool,
 }
 
 impl Run {
@@ -37,14 +41,37 @@ impl Run {
         let ResponsePlan { turn, stream: _, seal, response, input, history } = plan;
         let turn = TurnStarter::new(state, turn)?.start(0)?;
         let seal = seal.then(|| Seal { sealer: state.sealer().clone(), tenant: tenant.clone() });
-        let keeper = response.store.then(|| Keeper {
+        let in_conversation = matches!(history.origin, Origin::Conversation { .. });
+        let keeper = (response.store || in_conversation).then(|| Keeper {
             store: state.store().clone(),
             tenant: tenant.clone(),
             log: EventLog::default(),
             begun: false,
+            by_id: response.store,
         });
         let input = input.into_iter().map(InputItem::settled).collect();
-        Ok(Self { turn, builder: EventBuilder::new(response).sealing(seal), keeper, input, history })
+        Ok(Self {
+            turn,
+            builder: EventBuilder::new(response).sealing(seal),
+            keeper,
+            input,
+            history,
+            silent: false,
+        })
+    }
+
+    /// Prepares for a request that continues this one: the prompt is computed, the output stays empty.
+    ///
+    /// # Errors
+    /// As [`Run::start`].
+    pub(crate) fn prepare(
+        mut plan: ResponsePlan,
+        tenant: &Tenant,
+        state: &AppState,
+    ) -> Result<Self, ApiError> {
+        plan.turn.max_tokens = Some(1);
+        plan.turn.call_required = false;
+        Ok(Self { silent: true, ..Self::start(plan, tenant, state)? })
     }
 
     /// The response as it stands.
@@ -86,7 +113,8 @@ impl Run {
 
     /// The events that follow from what happened.
     pub(crate) async fn accept(&mut self, event: TurnEvent) -> Vec<SequencedEvent> {
-        let events = self.builder.push(event);
+        let event = if self.silent { unspoken(event) } else { Some(event) };
+        let events = event.map(|event| self.builder.push(event)).unwrap_or_default();
         self.settle(events).await
     }
 
@@ -137,8 +165,10 @@ impl Run {
         if keeper.begun {
             // Cancelled or deleted elsewhere: there is nothing left to keep.
             keeper.store.update_turn(&keeper.tenant, &record, !ended).await?;
-        } else if ended {
+        } else if ended && keeper.by_id {
             keeper.store.insert_turn(&keeper.tenant, &record, false).await?;
+        } else if ended {
+            keeper.store.append_turn(&keeper.tenant, &record).await?;
         }
         Ok(())
     }
@@ -162,4 +192,15 @@ impl Run {
             events,
         })
     }
+}
+
+/// What is left of an event when nothing is to be said.
+fn unspoken(event: TurnEvent) -> Option<TurnEvent> {
+    let TurnEvent::Finished(TurnEnd { reason, usage }) = event else { return None };
+    let reason = match reason {
+        EndReason::Failed(reason) => EndReason::Failed(reason),
+        _ => EndReason::Stop,
+    };
+    let usage = Usage { completion_tokens: 0, reasoning_tokens: 0, ..usage };
+    Some(TurnEvent::Finished(TurnEnd { reason, usage }))
 }

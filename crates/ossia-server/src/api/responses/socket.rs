@@ -87,7 +87,8 @@ impl Session {
         };
         let previous = request.previous_response_id.clone();
         let kept = self.kept_history(&request);
-        let run = match start(request, kept, &self.tenant, &self.state).await {
+        let silent = client.generate == Some(false);
+        let run = match start(request, silent, kept, &self.tenant, &self.state).await {
             Ok(run) => run,
             Err(error) => {
                 self.forget(previous.as_deref());
@@ -189,6 +190,7 @@ impl Session {
 /// Starts a request that goes on from what the connection or the store has.
 async fn start(
     mut request: ResponseRequest,
+    silent: bool,
     kept: Option<History>,
     tenant: &Tenant,
     state: &AppState,
@@ -199,7 +201,8 @@ async fn start(
         None => resolve::history(&request, tenant, state).await?,
     };
     let input = resolve::input(request.input.take(), tenant, state).await?;
-    Run::start(plan(request, model, input, history, state)?, tenant, state)
+    let plan = plan(request, model, input, history, state)?;
+    if silent { Run::prepare(plan, tenant, state) } else { Run::start(plan, tenant, state) }
 }
 
 /// The request in a message.
@@ -213,12 +216,6 @@ fn request(text: &str, client: &ClientEvent) -> Result<ResponseRequest, ApiError
     }
     if request.background == Some(true) {
         return Err(ApiError::unsupported("background", "A WebSocket has no background."));
-    }
-    if client.generate == Some(false) {
-        return Err(ApiError::unsupported(
-            "generate",
-            "There is nothing to prepare ahead of a request here.",
-        ));
     }
     Ok(request)
 }
