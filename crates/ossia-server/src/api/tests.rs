@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::chat::{ChunkBuilder, CompletionFold};
 use super::responses::EventBuilder;
 use crate::prepare::echo;
+use crate::store::EventLog;
 use crate::turn::{EndReason, TurnEvent};
 use crate::wire::responses::{ResponseRequest, SequencedEvent};
 
@@ -74,6 +75,10 @@ fn check_responses(events: &[TurnEvent]) {
     }
     let last = values.last().expect("a stream has events");
     assert_eq!(last["response"]["output"], fold_output(&stream, &values));
+    let mut log = EventLog::default();
+    values.iter().for_each(|value| log.push(value.clone()));
+    let kept = EventLog::unpack(&log.pack(), &last["response"]);
+    assert!(kept.iter().map(|event| &event.data).eq(&values), "a stream that is taken up again is the same");
 }
 
 /// The output items that a client has when the stream ends.

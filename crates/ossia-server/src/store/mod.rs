@@ -176,3 +176,66 @@ impl From<StoreError> for ApiError {
         ApiError::Unavailable { reason: "the store of responses failed".to_owned() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tenant(name: &str) -> Tenant {
+        Tenant(name.into())
+    }
+
+    /// A turn with an output item whose id every tenant has.
+    fn turn(id: &str) -> TurnRecord {
+        TurnRecord {
+            body: json!({"id": id, "status": "completed", "output": [{"type": "message", "id": "msg_1", "role": "assistant", "content": "hi"}]}),
+            input: Vec::new(),
+            origin: Origin::Fresh,
+            date: "2026-01-01".to_owned(),
+            events: "[]".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_sees_what_is_another_tenants() {
+        let store = Store::new(StoreTarget::Memory, StoreOptions::default());
+        let (mine, other) = (tenant("a"), tenant("b"));
+        let conversation = json!({"id": "conv_1", "metadata": {}});
+        let completion = json!({"id": "chat_1", "model": "m"});
+        store.insert_turn(&mine, &turn("resp_1"), false).await.expect("kept");
+        store.insert_conversation(&mine, &conversation, Vec::new(), "2026-01-01").await.expect("kept");
+        store.insert_completion(&mine, &completion, Vec::new()).await.expect("kept");
+        for (tenant, there) in [(&mine, true), (&other, false)] {
+            let found = [
+                store.response(tenant, "resp_1").await.expect("read").is_some(),
+                store.history_after(tenant, "resp_1").await.expect("read").is_some(),
+                store.input_of(tenant, "resp_1").await.expect("read").is_some(),
+                store.item(tenant, "msg_1").await.expect("read").is_some(),
+                store.conversation(tenant, "conv_1").await.expect("read").is_some(),
+                store.conversation_history(tenant, "conv_1").await.expect("read").is_some(),
+                store.add_items(tenant, "conv_1", &[]).await.expect("read"),
+                store.completion(tenant, "chat_1").await.expect("read").is_some(),
+                !store.completions(tenant, &CompletionFilter::default(), 9).await.expect("read").is_empty(),
+            ];
+            assert_eq!(found, [there; 9], "{tenant:?}");
+        }
+        for (tenant, there) in [(&other, false), (&mine, true)] {
+            assert_eq!(store.delete_response(tenant, "resp_1").await.expect("done"), there);
+            assert_eq!(store.delete_object(tenant, "conv_1", "conversation").await.expect("done"), there);
+            assert_eq!(store.delete_object(tenant, "chat_1", "completion").await.expect("done"), there);
+        }
+        // The same ids are free for everybody.
+        store.insert_turn(&other, &turn("resp_1"), false).await.expect("kept");
+    }
+
+    #[test]
+    fn a_target_is_shown_without_its_password() {
+        let target = StoreTarget::Postgres("postgres://user:secret@host:5432/db".to_owned());
+        assert_eq!(
+            (target.to_string(), format!("{target:?}")),
+            ("postgres://host:5432/db".to_owned(), "postgres://host:5432/db".to_owned())
+        );
+    }
+}

@@ -144,6 +144,36 @@ async fn what_is_too_old_or_too_much_goes() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_kept_is_failed_and_not_completed() {
+    each(async |store| {
+        let server = store.server(RULES);
+        server.ok(PATH, &ask("sum", json!({}))).await;
+        let sql = "ALTER TABLE items RENAME TO gone";
+        match &store.target {
+            StoreTarget::Postgres(url) => {
+                let pool = sqlx::PgPool::connect(url).await.unwrap();
+                sqlx::query(sql).execute(&pool).await.unwrap();
+            }
+            StoreTarget::Sqlite(path) => {
+                let pool = sqlx::SqlitePool::connect(path.to_str().unwrap()).await.unwrap();
+                sqlx::query(sql).execute(&pool).await.unwrap();
+            }
+            StoreTarget::Memory | StoreTarget::Nothing => unreachable!("stores() makes neither"),
+        }
+        let events = server.stream(PATH, &ask("sum", json!({}))).await;
+        let last = events.last().unwrap();
+        assert_eq!(last.name, "response.failed");
+        assert_eq!(last.data["response"]["error"]["code"], "server_error");
+        assert_eq!(server.get(&path_of(&last.data["response"])).await.status, 404);
+        assert_eq!(server.post(PATH, &ask("sum", json!({}))).await.status, 500);
+        assert_eq!(server.post(PATH, &ask("sum", json!({"background": true}))).await.status, 503);
+        let unstored = server.ok(PATH, &ask("sum", json!({"store": false}))).await;
+        assert_eq!(unstored["status"], "completed");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_a_store_nothing_is_found_again() {
     let target = StoreTarget::Nothing;
     for store in stores().into_iter().take(1) {
