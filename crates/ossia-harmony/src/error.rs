@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// What can go wrong when a tokenizer or an envelope is built. Rendering and parsing cannot fail.
+/// What can go wrong when a tokenizer, an envelope or a grammar is built. Rendering and parsing cannot fail.
 #[derive(Debug, thiserror::Error)]
 pub enum HarmonyError {
     /// The tokenizer file could not be read.
@@ -52,4 +52,18 @@ pub enum HarmonyError {
     /// The options of an envelope leave the model no message that could end the turn.
     #[error("the envelope allows neither a final message nor a call, so a turn could never end")]
     EmptyEnvelope,
+    /// A grammar or schema that is too long to be compiled.
+    #[error("the grammar has {len} bytes, the most is {max}")]
+    GrammarTooLong {
+        /// Its length.
+        len: usize,
+        /// The longest allowed.
+        max: usize,
+    },
+    /// A grammar or schema that is malformed, that cannot be expressed, or that has no text at all.
+    #[error("{reason}")]
+    Grammar {
+        /// The library's reason.
+        reason: String,
+    },
 }

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! Conversation --render_prompt--> token ids --engine--> token ids --StreamableParser--> MessageStart, Delta, MessageEnd
-//!                                              ^ EnvelopeGrammar: what may be sampled next
+//!                                              ^ TurnGrammar: what may be sampled next, that is
+//!                                                EnvelopeGrammar in headers, a ContentGrammar inside messages
 //! ```
 //!
 //! # Example
@@ -61,6 +62,7 @@
 mod conversation;
 mod envelope;
 mod error;
+mod grammar;
 mod parser;
 mod render;
 mod special;
@@ -73,6 +75,7 @@ pub use conversation::{
 };
 pub use envelope::{Allowed, EnvelopeGrammar, EnvelopeOptions, Scope};
 pub use error::HarmonyError;
+pub use grammar::{ContentGrammar, GrammarCompiler, GrammarScope, GrammarSource, TurnGrammar};
 pub use parser::{EndReason, Header, MessageEnd, ParserEvent, StreamableParser};
 pub use special::SpecialToken;
 pub use tokenizer::{Detokenizer, Tokenizer};

@@ -32,6 +32,7 @@ fn is_allowed(allowed: Allowed<'_>, id: u32) -> bool {
         Allowed::All => true,
         Allowed::Except(ids) => ids.binary_search(&id).is_err(),
         Allowed::Only(ids) => ids.binary_search(&id).is_ok(),
+        Allowed::Bitmask(_) => panic!("an envelope has no bitmask"),
     }
 }
 
@@ -108,7 +109,7 @@ fn check_well_formed(events: &[ParserEvent], options: &EnvelopeOptions) {
                         EndReason::Return
                     }
                     (None, Channel::Commentary) => {
-                        assert!(!options.recipients.is_empty());
+                        assert!(!options.recipients.is_empty() && options.allow_preamble);
                         EndReason::End
                     }
                     (None, Channel::Analysis) => {
@@ -133,6 +134,7 @@ fn random_walks_are_well_formed() {
             let mut options = options(&RECIPIENTS);
             options.recipients.retain(|_| rng.random_bool(0.5));
             options.allow_analysis = rng.random_bool(0.8);
+            options.allow_preamble = rng.random_bool(0.5);
             options.allow_final = options.recipients.is_empty() || rng.random_bool(0.5);
             let events = walk(&mut rng, &tokenizer, &options);
             check_well_formed(&events, &options);
@@ -196,6 +198,9 @@ fn headers_as_the_tokenizer_writes_them_are_allowed() {
 #[test]
 fn what_is_not_declared_is_not_allowed() {
     let tokenizer = common::o200k();
+    let no_preamble = EnvelopeOptions { allow_preamble: false, ..options(&["functions.get"]) };
+    let text =
+        EnvelopeOptions { text_recipients: vec!["functions.get".to_owned()], ..options(&["functions.get"]) };
     let no_final = EnvelopeOptions { allow_final: false, ..options(&["functions.get"]) };
     let no_thought = EnvelopeOptions { allow_analysis: false, ..options(&[]) };
     let cases = [
@@ -209,6 +214,10 @@ fn what_is_not_declared_is_not_allowed() {
         (options(&["functions.get"]), "<|channel|>final<|message|>Hi<|reserved_200000|>"),
         (options(&["functions.get"]), "<|channel|>analysis<|message|>Hi<|return|>"),
         (options(&["functions.get"]), "<|channel|>commentary to=functions.get<|message|>{}<|end|>"),
+        (text.clone(), "<|channel|>commentary to=functions.get<|constrain|>"),
+        (text.clone(), "<|channel|>commentary to=functions.get json"),
+        (text, " to=functions.get<|channel|>commentary <|constrain|>"),
+        (no_preamble, "<|channel|>commentary<|message|>"),
         (no_final, "<|channel|>final"),
         (no_thought, "<|channel|>analysis"),
     ];

@@ -130,12 +130,22 @@ impl Message {
 
     /// A call of the function `name` (without `functions.`) with its arguments as JSON text.
     pub fn function_call(name: impl AsRef<str>, arguments: impl Into<String>) -> Self {
+        Self::call(format!("functions.{}", name.as_ref()), arguments)
+    }
+
+    /// A call to any recipient (`functions.get_weather`, `crm.find`) with its arguments as JSON text.
+    pub fn call(recipient: impl Into<String>, arguments: impl Into<String>) -> Self {
         Self {
             channel: Some(Channel::Commentary),
-            recipient: Some(format!("functions.{}", name.as_ref())),
+            recipient: Some(recipient.into()),
             content_type: Some(CONSTRAIN_JSON.to_owned()),
             ..Self::new(Role::Assistant.into(), arguments.into())
         }
+    }
+
+    /// A call whose content is plain text, not JSON.
+    pub fn text_call(recipient: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { content_type: Some("code".to_owned()), ..Self::call(recipient, text) }
     }
 
     /// A call of a built-in tool (`browser.search`, `python`), on the analysis channel.
@@ -150,7 +160,12 @@ impl Message {
 
     /// The result of a call of the function `name` (without `functions.`).
     pub fn tool_result(name: impl AsRef<str>, text: impl Into<String>) -> Self {
-        Self::result(format!("functions.{}", name.as_ref()), Channel::Commentary, text.into())
+        Self::call_result(format!("functions.{}", name.as_ref()), text)
+    }
+
+    /// The result of a call to any recipient.
+    pub fn call_result(recipient: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::result(recipient.into(), Channel::Commentary, text.into())
     }
 
     /// The result of a built-in tool (`browser.search`, `python`).

@@ -74,8 +74,11 @@ impl Language {
     ///           | " to=" recipient <|channel|> (analysis | commentary) type <|message|>
     /// type      = "" | " code" | " json" | [" "] <|constrain|> "json"
     /// ```
+    /// where `type` is "" or " code" for a recipient that takes text.
+    ///
     /// A call is legal on both channels: the model has both habits, and its reader does not mind. Without analysis it
-    /// is legal on commentary only, for a model that sets out to think must not end up in a call.
+    /// is legal on commentary only, for a model that sets out to think must not end up in a call. Commentary without a
+    /// recipient is a preamble.
     pub(super) fn new(options: &EnvelopeOptions) -> Result<Self, HarmonyError> {
         let has_tools = !options.recipients.is_empty();
         if !has_tools && !options.allow_final {
@@ -101,50 +104,55 @@ impl Language {
             language.special(named, SpecialToken::Message, answer);
         }
         if has_tools {
-            let named = language.text(channel, Channel::Commentary.as_str());
-            language.special(named, SpecialToken::Message, preamble);
+            if options.allow_preamble {
+                let named = language.text(channel, Channel::Commentary.as_str());
+                language.special(named, SpecialToken::Message, preamble);
+            }
             let analysis = options.allow_analysis.then_some(Channel::Analysis);
             let channels: Vec<Channel> = analysis.into_iter().chain([Channel::Commentary]).collect();
-            language.add_calls(channel, call, &channels, &options.recipients);
+            language.add_calls(channel, call, &channels, options);
         }
         Ok(language)
     }
 
-    fn add_calls(&mut self, channel: u32, call: u32, channels: &[Channel], recipients: &[String]) {
-        let content_type = self.content_type(call);
-        // <|channel|>commentary to=recipient
-        let recipient = self.node();
-        for name in channels.iter().map(|channel| channel.as_str()) {
-            let named = self.text(channel, name);
-            self.text_to(named, " to=", recipient);
+    fn add_calls(&mut self, channel: u32, call: u32, channels: &[Channel], options: &EnvelopeOptions) {
+        // By whether they lead to JSON or to text: content types, and channels before them.
+        let types = [false, true].map(|takes_text| self.content_type(call, takes_text));
+        let channels_before = types.map(|content_type| {
+            let before = self.node();
+            channels.iter().for_each(|name| self.text_to(before, name.as_str(), content_type));
+            before
+        });
+        let after_channel = self.node();
+        for name in channels {
+            let named = self.text(channel, name.as_str());
+            self.text_to(named, " to=", after_channel);
         }
-        for (idx, name) in recipients.iter().enumerate() {
-            let named = self.recipient(recipient, name, idx);
-            self.copy_edges(content_type, named);
-        }
-        //  to=recipient<|channel|>commentary
-        let recipient = self.text(self.header, " to=");
-        let channel = self.node();
-        for name in channels.iter().map(|channel| channel.as_str()) {
-            self.text_to(channel, name, content_type);
-        }
-        for (idx, name) in recipients.iter().enumerate() {
-            let named = self.recipient(recipient, name, idx);
-            self.special(named, SpecialToken::Channel, channel);
+        let after_role = self.text(self.header, " to=");
+        for (idx, name) in options.recipients.iter().enumerate() {
+            let kind = usize::from(options.text_recipients.contains(name));
+            // <|channel|>commentary to=recipient
+            let named = self.recipient(after_channel, name, idx);
+            self.copy_edges(types[kind], named);
+            //  to=recipient<|channel|>commentary
+            let named = self.recipient(after_role, name, idx);
+            self.special(named, SpecialToken::Channel, channels_before[kind]);
         }
     }
 
     /// A node from which an optional content type and `<|message|>` lead to `call`.
-    fn content_type(&mut self, call: u32) -> u32 {
+    fn content_type(&mut self, call: u32, takes_text: bool) -> u32 {
         let [start, constrained, end] = [(); 3].map(|()| self.node());
         self.special(start, SpecialToken::Message, call);
         self.special(end, SpecialToken::Message, call);
         let blank = self.text(start, " ");
-        self.text_to(blank, "json", end);
         self.text_to(blank, "code", end);
-        self.special(start, SpecialToken::Constrain, constrained);
-        self.special(blank, SpecialToken::Constrain, constrained);
-        self.text_to(constrained, "json", end);
+        if !takes_text {
+            self.text_to(blank, "json", end);
+            self.special(start, SpecialToken::Constrain, constrained);
+            self.special(blank, SpecialToken::Constrain, constrained);
+            self.text_to(constrained, "json", end);
+        }
         start
     }
 

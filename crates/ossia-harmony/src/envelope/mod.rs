@@ -12,8 +12,12 @@ pub struct EnvelopeOptions {
     /// The tools that may be called: `functions.get_weather`, `browser.search`, `python`. Without any, there is no
     /// commentary.
     pub recipients: Vec<String>,
+    /// Those of them whose calls hold plain text: their headers cannot announce JSON.
+    pub text_recipients: Vec<String>,
     /// Whether the model may think before it answers.
     pub allow_analysis: bool,
+    /// Whether the model may say something to the user before a call.
+    pub allow_preamble: bool,
     /// Whether the turn may end in an answer. If not, it must end in a call.
     pub allow_final: bool,
     /// Length of the model's logits, if its vocabulary is padded beyond the tokenizer's.
@@ -22,7 +26,14 @@ pub struct EnvelopeOptions {
 
 impl Default for EnvelopeOptions {
     fn default() -> Self {
-        Self { recipients: Vec::new(), allow_analysis: true, allow_final: true, padded_vocab_size: None }
+        Self {
+            recipients: Vec::new(),
+            text_recipients: Vec::new(),
+            allow_analysis: true,
+            allow_preamble: true,
+            allow_final: true,
+            padded_vocab_size: None,
+        }
     }
 }
 
@@ -35,6 +46,8 @@ pub enum Allowed<'a> {
     Except(&'a [u32]),
     /// These only, in ascending order; never empty.
     Only(&'a [u32]),
+    /// Token `t` if bit `t % 32` of word `t / 32` is set, none past the last word.
+    Bitmask(&'a [u32]),
 }
 
 /// Where in a turn the next token will stand.
@@ -64,7 +77,7 @@ pub enum Scope<'a> {
 pub struct EnvelopeGrammar {
     tokenizer: Tokenizer,
     language: Language,
-    recipients: Vec<String>,
+    options: EnvelopeOptions,
     /// Per `Body`: the special tokens (and padding) that are not its end.
     forbidden: [Vec<u32>; 4],
     state: State,
@@ -100,7 +113,7 @@ impl EnvelopeGrammar {
             tokenizer: tokenizer.clone(),
             state: State::Header(language.header),
             language,
-            recipients: options.recipients.clone(),
+            options: options.clone(),
             forbidden,
             recipient: None,
             next: Vec::new(),
@@ -113,6 +126,7 @@ impl EnvelopeGrammar {
     pub fn allowed(&self) -> Allowed<'_> {
         match self.state {
             State::Header(_) | State::Done if !self.next.is_empty() => Allowed::Only(&self.next),
+            State::Content(Body::Thought) if !self.options.allow_analysis => Allowed::Only(&self.next),
             State::Content(body) => Allowed::Except(&self.forbidden[body as usize]),
             _ => Allowed::All,
         }
@@ -141,9 +155,22 @@ impl EnvelopeGrammar {
             State::Content(Body::Thought) => Scope::Analysis,
             State::Content(Body::Preamble) => Scope::Preamble,
             State::Content(Body::Answer) => Scope::Final,
-            State::Content(Body::Call) => Scope::Call(self.recipient.map_or("", |idx| &self.recipients[idx])),
+            State::Content(Body::Call) => {
+                Scope::Call(self.recipient.map_or("", |idx| &self.options.recipients[idx]))
+            }
             State::Done => Scope::Done,
             State::Lost => Scope::Unknown,
+        }
+    }
+
+    /// From now on there is no chain of thought: what is under way can only end, and none can begin.
+    pub(crate) fn close_analysis(&mut self) {
+        let options = EnvelopeOptions { allow_analysis: false, ..self.options.clone() };
+        // Languages with and without analysis number their bodies alike; what is legal with it is legal without.
+        if let Ok(language) = Language::new(&options) {
+            self.language = language;
+            self.options = options;
+            self.next = vec![self.tokenizer.special(Body::Thought.end())];
         }
     }
 
