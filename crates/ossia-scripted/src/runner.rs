@@ -241,7 +241,8 @@ fn fallback(tokenizer: &Tokenizer) -> Vec<u32> {
     use SpecialToken::{Call, Channel, End, Message, Return, Start};
     let mut tokens: Vec<u32> =
         [Return, Call, End, Message, Channel, Start].iter().map(|&token| tokenizer.special(token)).collect();
-    for word in ["final", "assistant", "commentary", "analysis"] {
+    // Inside JSON that a grammar asks for, what closes comes before what could go on for ever.
+    for word in ["}", "]", "\"", "{}", "final", "assistant", "commentary", "analysis"] {
         tokens.extend(tokenizer.encode_ordinary(word));
     }
     tokens
