@@ -11,6 +11,7 @@ use crate::error::ApiError;
 use crate::live::LiveResponses;
 use crate::seal::{Sealer, SealingKey};
 use crate::store::{Store, StoreError, StoreOptions, StoreTarget};
+use crate::turn::Grammars;
 
 /// How the server presents itself and what it accepts.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct ServerConfig {
     pub created: u64,
     /// Today's date in prompts as `YYYY-MM-DD`; `None` takes the clock's, in UTC.
     pub current_date: Option<String>,
+    /// Most tokens that the model may think in a turn; requests may ask for fewer.
+    pub max_reasoning_tokens: Option<usize>,
     /// Longest request body, in bytes.
     pub max_body_bytes: usize,
     /// Pause in a stream after which a comment is sent.
@@ -39,6 +42,7 @@ impl Default for ServerConfig {
             accept_any_model: false,
             created: clock::unix_now(),
             current_date: None,
+            max_reasoning_tokens: None,
             max_body_bytes: 32 << 20,
             keep_alive: Duration::from_secs(15),
         }
@@ -56,6 +60,7 @@ struct Shared {
     store: Store,
     sealer: Sealer,
     live: LiveResponses,
+    grammars: Grammars,
 }
 
 impl AppState {
@@ -74,7 +79,8 @@ impl AppState {
         key: &SealingKey,
     ) -> Self {
         let (sealer, live) = (Sealer::new(key), LiveResponses::default());
-        Self(Arc::new(Shared { engine, tokenizer, config, store, sealer, live }))
+        let grammars = Grammars::new(tokenizer.clone());
+        Self(Arc::new(Shared { engine, tokenizer, config, store, sealer, live, grammars }))
     }
 
     /// Housekeeping of the store, for as long as the future is polled: says which responses this server works on,
@@ -128,6 +134,10 @@ impl AppState {
 
     pub(crate) fn live(&self) -> &LiveResponses {
         &self.0.live
+    }
+
+    pub(crate) fn grammars(&self) -> &Grammars {
+        &self.0.grammars
     }
 
     pub(crate) fn vocab_size(&self) -> usize {

@@ -97,9 +97,27 @@ async fn fields_of_a_chat_request() {
             "tool_choice",
         ),
         (
-            json!({"messages": hi, "tools": [{"type": "custom", "custom": {"name": "x"}}]}),
-            "unsupported_parameter",
-            "tools[0].type",
+            json!({"messages": hi, "tools": [{"type": "custom"}]}),
+            "missing_required_parameter",
+            "tools[0].custom",
+        ),
+        (
+            json!({"messages": hi, "tools": [{"type": "custom", "custom": {"name": "x", "format":
+                {"type": "grammar", "grammar": {"syntax": "bnf", "definition": "x"}}}}]}),
+            "invalid_value",
+            "tools[0].custom.format.grammar.syntax",
+        ),
+        (
+            json!({"messages": hi, "tools": [{"type": "custom", "custom": {"name": "x", "format":
+                {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: nothing"}}}}]}),
+            "invalid_value",
+            "tools[0].custom.format.grammar.definition",
+        ),
+        (
+            json!({"messages": hi, "tools": [{"type": "function", "function": {"name": "f", "strict": true,
+                "parameters": {"type": "wibble"}}}]}),
+            "invalid_value",
+            "tools[0].function.parameters",
         ),
         (
             json!({"messages": hi, "tools": [{"type": "function"}]}),
@@ -112,9 +130,21 @@ async fn fields_of_a_chat_request() {
             "tools[0].function.parameters",
         ),
         (
-            json!({"messages": hi, "response_format": {"type": "json_object"}}),
-            "unsupported_parameter",
-            "response_format",
+            json!({"messages": hi, "response_format": {"type": "json_schema"}}),
+            "missing_required_parameter",
+            "response_format.json_schema",
+        ),
+        (
+            json!({"messages": hi, "response_format": {"type": "json_schema", "json_schema":
+                {"name": "n", "schema": {"type": "string", "minLength": 2, "maxLength": 1}}}}),
+            "invalid_value",
+            "response_format.json_schema.schema",
+        ),
+        (
+            json!({"messages": hi, "response_format": {"type": "json_schema", "json_schema":
+                {"name": "a b", "schema": {}}}}),
+            "invalid_value",
+            "response_format.json_schema.name",
         ),
         (
             json!({"messages": hi, "response_format": {"type": "xml"}}),
@@ -190,17 +220,36 @@ async fn fields_of_a_response_request() {
         ),
         (json!({"input": "x", "include": ["everything"]}), "invalid_value", "include[0]"),
         (
-            json!({"input": "x", "text": {"format": {"type": "json_object"}}}),
-            "unsupported_parameter",
-            "text.format",
+            json!({"input": "x", "text": {"format": {"type": "json_schema", "name": "n", "strict": true,
+                "schema": {"oneOf": [{"type": "string"}, {"maxLength": 3}]}}}}),
+            "invalid_value",
+            "text.format.schema",
+        ),
+        (
+            json!({"input": "x", "text": {"format": {"type": "json_schema", "name": "n"}}}),
+            "missing_required_parameter",
+            "text.format.schema",
         ),
         (json!({"input": "x", "reasoning": {"effort": "huge"}}), "invalid_value", "reasoning.effort"),
         (json!({"input": "x", "reasoning": {"summary": "long"}}), "invalid_value", "reasoning.summary"),
         (json!({"input": "x", "top_logprobs": 3}), "invalid_value", "top_logprobs"),
         (
-            json!({"input": "x", "tools": [{"type": "custom", "name": "c"}]}),
-            "unsupported_parameter",
-            "tools[0].type",
+            json!({"input": "x", "tools": [{"type": "custom", "name": "c", "format":
+                {"type": "grammar", "syntax": "regex", "definition": "("}}]}),
+            "invalid_value",
+            "tools[0].format.definition",
+        ),
+        (
+            json!({"input": "x", "tools": [{"type": "namespace", "name": "n", "description": "", "tools":
+                [{"type": "function", "name": "f", "strict": true, "parameters": {"type": "wibble"}}]}]}),
+            "invalid_value",
+            "tools[0].tools[0].parameters",
+        ),
+        (
+            json!({"input": "x", "tools": [{"type": "namespace", "name": "functions", "description": "", "tools":
+                [{"type": "function", "name": "f"}]}]}),
+            "invalid_value",
+            "tools[0].name",
         ),
         (json!({"input": "x", "tools": [{"name": "c"}]}), "missing_required_parameter", "tools[0].type"),
         (

@@ -118,6 +118,9 @@ pub(crate) struct ServeArgs {
     pub(crate) accept_any_model: bool,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// Most tokens that the model may reason in a turn; requests may ask for fewer
+    #[arg(long, value_name = "N", help_heading = "HTTP")]
+    pub(crate) max_reasoning_tokens: Option<usize>,
     /// With `scripted:`: milliseconds per token
     #[arg(long, default_value_t = 0, help_heading = "Model")]
     pub(crate) scripted_delay_ms: u64,

@@ -37,7 +37,7 @@ fn check_chat(events: &[TurnEvent]) {
         for call in delta["tool_calls"].as_array().into_iter().flatten() {
             let index = call["index"].as_u64().expect("an index") as usize;
             arguments.resize_with(arguments.len().max(index + 1), String::new);
-            arguments[index].push_str(call["function"]["arguments"].as_str().expect("arguments"));
+            arguments[index].push_str(content_of(call));
         }
     }
     assert!(!has_failed(events));
@@ -47,12 +47,18 @@ fn check_chat(events: &[TurnEvent]) {
     assert_eq!(message["content"].as_str().unwrap_or_default(), content);
     assert_eq!(message["reasoning"].as_str().unwrap_or_default(), reasoning);
     let calls = message["tool_calls"].as_array().cloned().unwrap_or_default();
-    let found: Vec<&str> = calls.iter().filter_map(|call| call["function"]["arguments"].as_str()).collect();
+    let found: Vec<&str> = calls.iter().map(content_of).collect();
     assert_eq!(found, arguments);
     assert_eq!(
         whole["choices"][0]["finish_reason"] == "tool_calls",
         !calls.is_empty() && ended_by_call(events)
     );
+}
+
+/// The arguments of a function's call, or the input of a custom tool's.
+fn content_of(call: &Value) -> &str {
+    let content = call["function"].get("arguments").or_else(|| call["custom"].get("input"));
+    content.and_then(Value::as_str).expect("a call has content")
 }
 
 fn ended_by_call(events: &[TurnEvent]) -> bool {
@@ -103,6 +109,7 @@ fn fold_output(stream: &[SequencedEvent], values: &[Value]) -> Value {
             "response.function_call_arguments.delta" => {
                 append(&mut output[index]["arguments"], &value["delta"])
             }
+            "response.custom_tool_call_input.delta" => append(&mut output[index]["input"], &value["delta"]),
             "response.output_item.done" => {
                 output[index]["status"] = value["item"]["status"].clone();
                 assert_eq!(output[index], value["item"]);

@@ -3,15 +3,16 @@
 use serde_json::{Map, Value};
 
 use super::chat_messages::dialogue;
+use super::chat_tools::tool_plan;
 use super::dialogue::Dialogue;
 use super::effort::{Effort, verbosity};
+use super::format::{FormatFields, OutputFormat, output_format};
 use super::sampling::{SamplingFields, sampling, top_logprobs};
-use super::tools::{self, Choice, Declared, ToolPlan};
 use super::{TurnPlan, check};
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::wire::chat::{ChatRequest, ChatTool, ChatToolChoice, ResponseFormat};
-use crate::wire::poly::{TextOrList, TextOrObject};
+use crate::wire::chat::{ChatRequest, ResponseFormat};
+use crate::wire::poly::TextOrList;
 
 /// Most stop strings of a request.
 const MAX_STOPS: usize = 4;
@@ -56,9 +57,12 @@ fn turn(request: &ChatRequest, state: &AppState) -> Result<TurnPlan, ApiError> {
     let dialogue = messages(request)?;
     let kwargs_effort =
         request.chat_template_kwargs.as_ref().and_then(|kwargs| kwargs.reasoning_effort.as_deref());
-    let effort = Effort::parse("reasoning_effort", request.reasoning_effort.as_deref().or(kwargs_effort))?;
+    let effort = Effort::parse("reasoning_effort", request.reasoning_effort.as_deref().or(kwargs_effort))?
+        .with_budget(state.config().max_reasoning_tokens, &reasoning_budgets(request))?;
     let closing = verbosity("verbosity", request.verbosity.as_deref())?;
     let tools = tool_plan(request)?;
+    let format = response_format(request.response_format.as_ref())?;
+    let shown = format.as_ref().map(|format| &format.shown);
     let mut sampling = sampling(&sampling_fields(request)?, state.vocab_size())?;
     if request.ignore_eos == Some(true) {
         sampling.min_tokens = max_tokens.unwrap_or(usize::MAX);
@@ -66,17 +70,29 @@ fn turn(request: &ChatRequest, state: &AppState) -> Result<TurnPlan, ApiError> {
     Ok(TurnPlan {
         prompt_param: "messages",
         truncate: false,
-        conversation: dialogue.into_conversation(effort, closing, &tools, state.current_date()),
+        conversation: dialogue.into_conversation(effort, closing, &tools, shown, state.current_date()),
         skip_analysis: effort.skip_analysis,
+        max_reasoning_tokens: effort.max_reasoning_tokens,
         sampling,
         max_tokens,
         stop: stop(request.stop.as_ref())?,
         stop_token_ids: request.stop_token_ids.clone().unwrap_or_default(),
         callable: tools.callable,
+        rules: tools.rules.into_iter().chain(format.map(|format| format.rule)).collect(),
         call_required: tools.required,
         priority: request.priority.unwrap_or(0),
         cache_salt: request.cache_salt.clone(),
     })
+}
+
+/// The three names that the budget goes by.
+fn reasoning_budgets(request: &ChatRequest) -> [(&'static str, Option<i64>); 3] {
+    let nested = request.reasoning.as_ref().and_then(|reasoning| reasoning.max_tokens);
+    [
+        ("reasoning.max_tokens", nested),
+        ("max_reasoning_tokens", request.max_reasoning_tokens),
+        ("thinking_token_budget", request.thinking_token_budget),
+    ]
 }
 
 fn messages(request: &ChatRequest) -> Result<Dialogue, ApiError> {
@@ -136,54 +152,6 @@ fn stop(value: Option<&TextOrList<String>>) -> Result<Vec<String>, ApiError> {
     Ok(stops.iter().filter(|text| !text.is_empty()).cloned().collect())
 }
 
-fn tool_plan(request: &ChatRequest) -> Result<ToolPlan, ApiError> {
-    let declared = request.tools.as_deref().unwrap_or_default();
-    let functions = declared.iter().enumerate().map(|(i, tool)| declared_function(i, tool));
-    let functions = functions.collect::<Result<Vec<_>, _>>()?;
-    tools::plan(functions.into_iter(), &choice(request.tool_choice.as_ref())?)
-}
-
-fn declared_function(index: usize, tool: &ChatTool) -> Result<Declared<'_>, ApiError> {
-    match (tool.kind.as_str(), &tool.function) {
-        ("function", Some(function)) => Ok(Declared {
-            param: format!("tools[{index}].function"),
-            name: &function.name,
-            description: function.description.as_deref(),
-            parameters: function.parameters.as_ref(),
-        }),
-        ("function", None) => Err(ApiError::missing(format!("tools[{index}].function"))),
-        ("custom", _) => {
-            Err(ApiError::unsupported(format!("tools[{index}].type"), "Custom tools are not supported yet."))
-        }
-        (other, _) => {
-            Err(ApiError::invalid_value(format!("tools[{index}].type"), other, &["function", "custom"]))
-        }
-    }
-}
-
-fn choice(value: Option<&ChatToolChoice>) -> Result<Choice, ApiError> {
-    let object = match value {
-        None => return Ok(Choice::Auto),
-        Some(TextOrObject::Text(mode)) => return tools::mode("tool_choice", mode),
-        Some(TextOrObject::Object(object)) => object,
-    };
-    match (object.kind.as_str(), &object.function, &object.allowed_tools) {
-        ("function", Some(function), _) => Ok(Choice::Named(function.name.clone())),
-        ("function", None, _) => Err(ApiError::missing("tool_choice.function")),
-        ("allowed_tools", _, Some(allowed)) => {
-            check::word("tool_choice.allowed_tools.mode", Some(&allowed.mode), &["auto", "required"])?;
-            let names =
-                allowed.tools.iter().filter_map(|tool| tool.function.as_ref()).map(|f| f.name.clone());
-            Ok(Choice::Allowed { required: allowed.mode == "required", names: names.collect() })
-        }
-        ("allowed_tools", _, None) => Err(ApiError::missing("tool_choice.allowed_tools")),
-        ("custom", ..) => Err(ApiError::unsupported("tool_choice", "Custom tools are not supported yet.")),
-        (other, ..) => {
-            Err(ApiError::invalid_value("tool_choice.type", other, &["function", "allowed_tools", "custom"]))
-        }
-    }
-}
-
 /// Fields whose meaning Ossia does not have (yet). None of them is dropped in silence.
 fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
     let text_only = "The model reads and writes text only.";
@@ -197,16 +165,24 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
     if request.modalities.iter().flatten().any(|modality| modality != "text") {
         return Err(ApiError::unsupported("modalities", text_only));
     }
-    response_format(request.response_format.as_ref())
+    Ok(())
 }
 
-fn response_format(format: Option<&ResponseFormat>) -> Result<(), ApiError> {
-    let Some(format) = format else { return Ok(()) };
-    check::word("response_format.type", Some(&format.kind), &["text", "json_object", "json_schema"])?;
-    if format.kind == "text" {
-        return Ok(());
+fn response_format(format: Option<&ResponseFormat>) -> Result<Option<OutputFormat>, ApiError> {
+    let Some(format) = format else { return Ok(None) };
+    let schema = format.json_schema.as_ref();
+    if format.kind == "json_schema" && schema.is_none() {
+        return Err(ApiError::missing("response_format.json_schema"));
     }
-    Err(ApiError::unsupported("response_format", "Output cannot be constrained to a format yet."))
+    output_format(&FormatFields {
+        type_param: "response_format.type",
+        param: "response_format.json_schema",
+        kind: &format.kind,
+        name: schema.map(|schema| schema.name.as_str()),
+        description: schema.and_then(|schema| schema.description.as_deref()),
+        schema: schema.and_then(|schema| schema.schema.as_ref()),
+        strict: schema.and_then(|schema| schema.strict) == Some(true),
+    })
 }
 
 /// Fields that OpenAI lets a server ignore: `user`, `prediction`, `prompt_cache_*` and these.

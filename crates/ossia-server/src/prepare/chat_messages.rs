@@ -3,7 +3,7 @@
 use ossia_harmony::Message;
 
 use super::content;
-use super::dialogue::Dialogue;
+use super::dialogue::{Dialogue, recipient};
 use crate::error::ApiError;
 use crate::wire::chat::{ChatMessage, ChatRole, ToolCall};
 
@@ -68,28 +68,28 @@ impl Dialogue {
     }
 
     fn push_chat_call(&mut self, param: &str, call: &ToolCall) -> Result<(), ApiError> {
-        let (name, arguments) = match (call.kind.as_str(), &call.function, &call.custom) {
-            ("function", Some(function), _) => (&function.name, &function.arguments),
-            ("custom", _, Some(custom)) => (&custom.name, &custom.input),
+        let (name, custom, content) = match (call.kind.as_str(), &call.function, &call.custom) {
+            ("function", Some(function), _) => (&function.name, false, &function.arguments),
+            ("custom", _, Some(custom)) => (&custom.name, true, &custom.input),
             (kind @ ("function" | "custom"), ..) => return Err(ApiError::missing(format!("{param}.{kind}"))),
             (other, ..) => {
                 return Err(ApiError::invalid_value(format!("{param}.type"), other, &["function", "custom"]));
             }
         };
-        self.call(&call.id, name, arguments);
+        self.call(&call.id, recipient(None, name), custom, content);
         Ok(())
     }
 
     fn push_tool_message(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
         let id_param = format!("{param}.tool_call_id");
         let id = message.tool_call_id.as_deref().ok_or_else(|| ApiError::missing(&*id_param))?;
-        let name = self.call_name(id).ok_or_else(|| {
+        let recipient = self.recipient(id).ok_or_else(|| {
             let message = format!(
                 "Invalid '{id_param}': no preceding assistant message has a tool call with id '{id}'."
             );
             ApiError::invalid(&*id_param, "invalid_value", message)
         })?;
-        let result = Message::tool_result(name, required_text(param, message)?);
+        let result = Message::call_result(recipient, required_text(param, message)?);
         self.say(result);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ossia_harmony::{Conversation, DeveloperContent, Message, SystemContent};
+use ossia_harmony::{Conversation, DeveloperContent, Message, ResponseFormat, SystemContent};
 
 use super::effort::Effort;
 use super::tools::ToolPlan;
@@ -13,8 +13,8 @@ pub(crate) struct Dialogue {
     /// Texts for the developer message: what stands before the first message of anybody else.
     instructions: Vec<String>,
     messages: Vec<Message>,
-    /// Names of the functions called so far, by the id of the call.
-    call_names: HashMap<String, String>,
+    /// Recipients of the calls so far, by the id of the call.
+    recipients: HashMap<String, String>,
 }
 
 impl Dialogue {
@@ -32,23 +32,26 @@ impl Dialogue {
         self.messages.push(message);
     }
 
-    /// A call that the assistant made.
-    pub(crate) fn call(&mut self, id: &str, name: &str, arguments: &str) {
-        self.call_names.insert(id.to_owned(), name.to_owned());
-        self.messages.push(Message::function_call(name, arguments));
+    /// A call that the assistant made; of a `custom` tool its text, else its arguments as JSON.
+    pub(crate) fn call(&mut self, id: &str, recipient: String, custom: bool, content: &str) {
+        let new = if custom { Message::text_call } else { Message::call };
+        self.messages.push(new(recipient.clone(), content));
+        self.recipients.insert(id.to_owned(), recipient);
     }
 
-    /// The function that the call `id` called.
-    pub(crate) fn call_name(&self, id: &str) -> Option<&str> {
-        self.call_names.get(id).map(String::as_str)
+    /// The recipient of the call `id`.
+    pub(crate) fn recipient(&self, id: &str) -> Option<&str> {
+        self.recipients.get(id).map(String::as_str)
     }
 
-    /// The conversation; `closing` is one more instruction, `date` today's in the system message.
+    /// The conversation; `closing` is one more instruction, `format` that of the answer, `date` today's in the system
+    /// message.
     pub(crate) fn into_conversation(
         mut self,
         effort: Effort,
         closing: Option<&str>,
         tools: &ToolPlan,
+        format: Option<&ResponseFormat>,
         date: String,
     ) -> Conversation {
         self.instructions.extend(closing.map(str::to_owned));
@@ -58,8 +61,17 @@ impl Dialogue {
             reasoning_effort: effort.level,
             ..SystemContent::default()
         };
-        let developer =
-            DeveloperContent { instructions, tools: tools.tools.clone(), ..DeveloperContent::default() };
+        let developer = DeveloperContent {
+            instructions,
+            tools: tools.tools.clone(),
+            namespaces: tools.namespaces.clone(),
+            response_format: format.cloned(),
+        };
         Conversation { system, developer, messages: self.messages }
     }
+}
+
+/// What stands in the header of a call of `name`.
+pub(crate) fn recipient(namespace: Option<&str>, name: &str) -> String {
+    format!("{}.{name}", namespace.unwrap_or("functions"))
 }

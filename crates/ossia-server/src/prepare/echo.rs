@@ -73,7 +73,7 @@ fn text(asked: TextConfig) -> TextConfig {
 fn tool(tool: ResponseTool) -> ResponseTool {
     match tool {
         ResponseTool::Function(function) => {
-            let strict = function.strict.or(Some(false));
+            let strict = function.strict.or(Some(true));
             ResponseTool::Function(FunctionTool { strict, ..function })
         }
         other => other,

@@ -5,6 +5,8 @@
 //! | `none`, `minimal` | `Reasoning: low` | an empty analysis stands in the prompt already |
 //! | `low`, `medium`, `high` | the same word | free |
 //! | `xhigh`, `max` | `Reasoning: high` | free |
+//!
+//! A budget closes the analysis at that many tokens; a budget of 0 is an empty analysis.
 
 use ossia_harmony::ReasoningEffort;
 
@@ -20,6 +22,8 @@ pub(crate) struct Effort {
     pub(crate) level: ReasoningEffort,
     /// Whether the turn starts with an empty analysis, so that the model answers at once.
     pub(crate) skip_analysis: bool,
+    /// Most tokens of thought, at least one.
+    pub(crate) max_reasoning_tokens: Option<usize>,
 }
 
 impl Effort {
@@ -32,7 +36,26 @@ impl Effort {
             Some("high" | "xhigh" | "max") => (ReasoningEffort::High, false),
             Some(other) => return Err(ApiError::invalid_value(param, other, &EFFORTS)),
         };
-        Ok(Self { level, skip_analysis })
+        Ok(Self { level, skip_analysis, max_reasoning_tokens: None })
+    }
+
+    /// The same with a budget: the least of the server's and of the request's, each with the name of its field.
+    ///
+    /// # Errors
+    /// 400 for a negative budget.
+    pub(crate) fn with_budget(
+        mut self,
+        server: Option<usize>,
+        request: &[(&str, Option<i64>)],
+    ) -> Result<Self, ApiError> {
+        let mut max = server;
+        for (param, value) in request {
+            let asked = check::integer(param, *value, 0, i64::MAX)?.map(|number| number as usize);
+            max = max.into_iter().chain(asked).min();
+        }
+        self.skip_analysis |= max == Some(0);
+        self.max_reasoning_tokens = max.filter(|_| !self.skip_analysis);
+        Ok(self)
     }
 }
 

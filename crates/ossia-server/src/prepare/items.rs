@@ -3,7 +3,7 @@
 use ossia_harmony::Message;
 
 use super::content;
-use super::dialogue::Dialogue;
+use super::dialogue::{Dialogue, recipient};
 use crate::error::ApiError;
 use crate::wire::poly::TextOrList;
 use crate::wire::responses::{InputItem, ResponseInput};
@@ -87,8 +87,7 @@ impl Dialogue {
         match item.kind.as_deref().unwrap_or("message") {
             "message" => self.push_message_item(param, item),
             "reasoning" => self.push_reasoning_item(param, item),
-            "function_call" => self.push_call_item(param, item, "arguments", item.arguments.as_ref()),
-            "custom_tool_call" => self.push_call_item(param, item, "input", item.input.as_ref()),
+            "function_call" | "custom_tool_call" => self.push_call_item(param, item),
             "compaction" => self.push_compaction_item(param, item),
             "function_call_output" | "custom_tool_call_output" => self.push_output_item(param, item),
             kind if HOSTED_ITEMS.contains(&kind) => {
@@ -148,23 +147,20 @@ impl Dialogue {
         Ok(())
     }
 
-    fn push_call_item(
-        &mut self,
-        param: &str,
-        item: &InputItem,
-        field: &str,
-        arguments: Option<&String>,
-    ) -> Result<(), ApiError> {
+    fn push_call_item(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
+        let custom = item.kind.as_deref() == Some("custom_tool_call");
+        let (field, content) = if custom { ("input", &item.input) } else { ("arguments", &item.arguments) };
         let name = item.name.as_ref().ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
         let call_id = item.call_id.as_ref().ok_or_else(|| ApiError::missing(format!("{param}.call_id")))?;
-        let arguments = arguments.ok_or_else(|| ApiError::missing(format!("{param}.{field}")))?;
-        self.call(call_id, name, arguments);
+        let content = content.as_ref().ok_or_else(|| ApiError::missing(format!("{param}.{field}")))?;
+        self.call(call_id, recipient(item.namespace.as_deref(), name), custom, content);
         Ok(())
     }
 
     fn push_output_item(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
-        let by_call = item.call_id.as_ref().and_then(|id| self.call_name(id));
-        let name = by_call.or(item.name.as_deref()).ok_or_else(|| match &item.call_id {
+        let by_call = item.call_id.as_ref().and_then(|id| self.recipient(id)).map(str::to_owned);
+        let by_name = || item.name.as_ref().map(|name| recipient(item.namespace.as_deref(), name));
+        let recipient = by_call.or_else(by_name).ok_or_else(|| match &item.call_id {
             None => ApiError::missing(format!("{param}.call_id")),
             Some(id) => {
                 let message = format!("No tool call found for function call output with call_id {id}.");
@@ -173,7 +169,7 @@ impl Dialogue {
         })?;
         let output_param = format!("{param}.output");
         let output = item.output.as_ref().ok_or_else(|| ApiError::missing(&*output_param))?;
-        let result = Message::tool_result(name, content::text(&output_param, output)?);
+        let result = Message::call_result(recipient, content::text(&output_param, output)?);
         self.say(result);
         Ok(())
     }

@@ -3,18 +3,23 @@
 
 pub(crate) mod chat;
 mod chat_messages;
+mod chat_tools;
 pub(crate) mod check;
 mod content;
 mod dialogue;
 pub(crate) mod echo;
 mod effort;
+mod format;
 pub(crate) mod items;
+mod response_tools;
 pub(crate) mod responses;
 mod sampling;
 mod tools;
 
 use ossia_engine::SamplingParams;
-use ossia_harmony::Conversation;
+use ossia_harmony::{Conversation, GrammarScope, GrammarSource};
+
+use crate::turn::Callable;
 
 /// What either API asks of the engine.
 #[derive(Debug, Clone)]
@@ -26,6 +31,8 @@ pub(crate) struct TurnPlan {
     pub(crate) conversation: Conversation,
     /// Start the turn with an empty analysis.
     pub(crate) skip_analysis: bool,
+    /// Most tokens of thought, at least one.
+    pub(crate) max_reasoning_tokens: Option<usize>,
     pub(crate) sampling: SamplingParams,
     /// Most tokens to generate; `None` is what the context leaves.
     pub(crate) max_tokens: Option<usize>,
@@ -33,10 +40,24 @@ pub(crate) struct TurnPlan {
     pub(crate) stop: Vec<String>,
     /// Token ids that end the answer besides harmony's own.
     pub(crate) stop_token_ids: Vec<u32>,
-    /// Names of the functions that may be called.
-    pub(crate) callable: Vec<String>,
+    /// The tools that may be called.
+    pub(crate) callable: Vec<Callable>,
+    /// What the content of messages is held to.
+    pub(crate) rules: Vec<ContentRule>,
     /// Whether the turn has to end with a call.
     pub(crate) call_required: bool,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
+}
+
+/// What the content of some messages is held to; compiled when the turn starts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ContentRule {
+    /// The messages.
+    pub(crate) scope: GrammarScope,
+    pub(crate) source: GrammarSource,
+    /// The field that the source came from.
+    pub(crate) param: String,
+    /// What they are held to if `source` cannot be compiled; without it that is an error.
+    pub(crate) fallback: Option<GrammarSource>,
 }

@@ -2,14 +2,14 @@
 
 use super::dialogue::Dialogue;
 use super::effort::{Effort, verbosity};
+use super::format::{FormatFields, OutputFormat, output_format};
+use super::response_tools::tool_plan;
 use super::sampling::{SamplingFields, sampling, top_logprobs};
-use super::tools::{self, Choice, Declared, ToolPlan};
 use super::{TurnPlan, check, echo};
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::{History, Origin};
-use crate::wire::poly::TextOrObject;
-use crate::wire::responses::{InputItem, Response, ResponseRequest, ResponseTool, ToolChoice};
+use crate::wire::responses::{InputItem, Response, ResponseRequest};
 
 /// Least value of `max_output_tokens`, as in OpenAI's document.
 const MIN_OUTPUT_TOKENS: i64 = 16;
@@ -95,23 +95,29 @@ fn turn(
     state: &AppState,
 ) -> Result<TurnPlan, ApiError> {
     let effort = request.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_deref());
-    let effort = Effort::parse("reasoning.effort", effort)?;
+    let budget = request.reasoning.as_ref().and_then(|reasoning| reasoning.max_tokens);
+    let effort = Effort::parse("reasoning.effort", effort)?
+        .with_budget(state.config().max_reasoning_tokens, &[("reasoning.max_tokens", budget)])?;
     let asked = request.text.as_ref().and_then(|text| text.verbosity.as_deref());
     let closing = verbosity("text.verbosity", asked)?;
     let tools = tool_plan(request)?;
+    let format = text_format(request)?;
+    let shown = format.as_ref().map(|format| &format.shown);
     let dialogue = dialogue(request, input, history)?;
     let max_tokens =
         check::integer("max_output_tokens", request.max_output_tokens, MIN_OUTPUT_TOKENS, i64::MAX)?;
     Ok(TurnPlan {
         prompt_param: "input",
         truncate: request.truncation.as_deref() == Some("auto"),
-        conversation: dialogue.into_conversation(effort, closing, &tools, history.date.clone()),
+        conversation: dialogue.into_conversation(effort, closing, &tools, shown, history.date.clone()),
         skip_analysis: effort.skip_analysis,
+        max_reasoning_tokens: effort.max_reasoning_tokens,
         sampling: sampling(&sampling_fields(request)?, state.vocab_size())?,
         max_tokens: max_tokens.map(|number| number as usize),
         stop: Vec::new(),
         stop_token_ids: Vec::new(),
         callable: tools.callable,
+        rules: tools.rules.into_iter().chain(format.map(|format| format.rule)).collect(),
         call_required: tools.required,
         priority: request.priority.unwrap_or(0),
         cache_salt: request.cache_salt.clone(),
@@ -152,59 +158,6 @@ fn sampling_fields(request: &ResponseRequest) -> Result<SamplingFields<'_>, ApiE
     })
 }
 
-fn tool_plan(request: &ResponseRequest) -> Result<ToolPlan, ApiError> {
-    let mut functions = Vec::new();
-    for (i, tool) in request.tools.iter().flatten().enumerate() {
-        functions.extend(declared_function(i, tool)?);
-    }
-    tools::plan(functions.into_iter(), &choice(request.tool_choice.as_ref())?)
-}
-
-/// Tools that would run on the server are left out: the request may go on without them.
-fn declared_function(index: usize, tool: &ResponseTool) -> Result<Option<Declared<'_>>, ApiError> {
-    let param = format!("tools[{index}]");
-    match (tool, tool.kind()) {
-        (ResponseTool::Function(function), _) => Ok(Some(Declared {
-            param,
-            name: &function.name,
-            description: function.description.as_deref(),
-            parameters: function.parameters.as_ref(),
-        })),
-        (_, "") => Err(ApiError::missing(format!("{param}.type"))),
-        (_, kind @ ("custom" | "namespace")) => {
-            let reason = format!("Tools of type '{kind}' are not supported yet.");
-            Err(ApiError::unsupported(format!("{param}.type"), &reason))
-        }
-        (_, kind) => {
-            tracing::info!(kind, "a hosted tool is not available here and is left out");
-            Ok(None)
-        }
-    }
-}
-
-fn choice(value: Option<&ToolChoice>) -> Result<Choice, ApiError> {
-    let object = match value {
-        None => return Ok(Choice::Auto),
-        Some(TextOrObject::Text(mode)) => return tools::mode("tool_choice", mode),
-        Some(TextOrObject::Object(object)) => object,
-    };
-    match (object.kind.as_str(), &object.name, &object.tools) {
-        ("function", Some(name), _) => Ok(Choice::Named(name.clone())),
-        ("function", None, _) => Err(ApiError::missing("tool_choice.name")),
-        ("allowed_tools", _, Some(allowed)) => {
-            check::word("tool_choice.mode", object.mode.as_deref(), &["auto", "required"])?;
-            let functions = allowed.iter().filter(|tool| tool.kind == "function");
-            let names = functions.filter_map(|tool| tool.name.clone()).collect();
-            Ok(Choice::Allowed { required: object.mode.as_deref() == Some("required"), names })
-        }
-        ("allowed_tools", _, None) => Err(ApiError::missing("tool_choice.tools")),
-        (other, ..) => {
-            let reason = format!("Tools of type '{other}' are not available here and cannot be forced.");
-            Err(ApiError::unsupported("tool_choice", &reason))
-        }
-    }
-}
-
 /// Fields whose meaning Ossia does not have (yet). None of them is dropped in silence.
 fn refuse_unsupported(request: &ResponseRequest) -> Result<(), ApiError> {
     check::absent(
@@ -218,8 +171,7 @@ fn refuse_unsupported(request: &ResponseRequest) -> Result<(), ApiError> {
     let obfuscation = request.stream_options.as_ref().and_then(|options| options.include_obfuscation);
     check::off("stream_options.include_obfuscation", obfuscation, "Streams are not padded.")?;
     includes(request.include.as_deref().unwrap_or_default())?;
-    reasoning(request)?;
-    text_format(request)
+    reasoning(request)
 }
 
 fn includes(includes: &[String]) -> Result<(), ApiError> {
@@ -247,11 +199,15 @@ fn reasoning(request: &ResponseRequest) -> Result<(), ApiError> {
     check::word("reasoning.mode", reasoning.mode.as_deref(), &["standard"])
 }
 
-fn text_format(request: &ResponseRequest) -> Result<(), ApiError> {
-    let Some(format) = request.text.as_ref().and_then(|text| text.format.as_ref()) else { return Ok(()) };
-    check::word("text.format.type", Some(&format.kind), &["text", "json_object", "json_schema"])?;
-    if format.kind == "text" {
-        return Ok(());
-    }
-    Err(ApiError::unsupported("text.format", "Output cannot be constrained to a format yet."))
+fn text_format(request: &ResponseRequest) -> Result<Option<OutputFormat>, ApiError> {
+    let Some(format) = request.text.as_ref().and_then(|text| text.format.as_ref()) else { return Ok(None) };
+    output_format(&FormatFields {
+        type_param: "text.format.type",
+        param: "text.format",
+        kind: &format.kind,
+        name: format.name.as_deref(),
+        description: format.description.as_deref(),
+        schema: format.schema.as_ref(),
+        strict: format.strict == Some(true),
+    })
 }

@@ -5,7 +5,7 @@ use ossia_engine::{FinishReason, GeneratedToken, GenerationEvent, TokenLogprobs}
 use ossia_harmony::{Channel, Header, MessageEnd, ParserEvent, StreamableParser, Tokenizer};
 
 use super::stop::{Passed, StopGate};
-use super::{EndReason, PartKind, TurnEnd, TurnEvent, Usage};
+use super::{Callable, EndReason, PartKind, TurnEnd, TurnEvent, Usage};
 use crate::wire::logprobs::{TokenLogprob, TopLogprob};
 
 /// Follows one generation.
@@ -15,6 +15,7 @@ pub(crate) struct TurnBuilder {
     parser: StreamableParser,
     stops: Vec<String>,
     stop_token_ids: Vec<u32>,
+    tools: Vec<Callable>,
     part: Option<OpenPart>,
     num_calls: usize,
     usage: Usage,
@@ -39,11 +40,17 @@ impl TurnBuilder {
             parser,
             stops,
             stop_token_ids,
+            tools: Vec::new(),
             part: None,
             num_calls: 0,
             usage: Usage::default(),
             ended: false,
         }
+    }
+
+    /// The tools whose calls go by the client's names.
+    pub(crate) fn with_tools(self, tools: Vec<Callable>) -> Self {
+        Self { tools, ..self }
     }
 
     /// Whether `Finished` went out; what comes later is ignored.
@@ -95,13 +102,13 @@ impl TurnBuilder {
     }
 
     fn start_part(&mut self, header: &Header, out: &mut Vec<TurnEvent>) {
-        let kind = part_kind(header);
+        let kind = part_kind(header, &self.tools);
         let stops = if kind == PartKind::Answer { self.stops.clone() } else { Vec::new() };
         let started = kind != PartKind::Reasoning;
         if started {
             out.push(TurnEvent::PartStart(kind.clone()));
         }
-        self.num_calls += usize::from(matches!(kind, PartKind::Call { .. }));
+        self.num_calls += usize::from(matches!(kind, PartKind::Call(_)));
         self.part = Some(OpenPart { kind, started, gate: StopGate::new(stops) });
     }
 
@@ -168,13 +175,15 @@ impl OpenPart {
     }
 }
 
-/// A recipient in `functions` is a call on whichever channel; everything else goes by its channel.
-fn part_kind(header: &Header) -> PartKind {
-    match (header.function_name(), header.channel) {
-        (Some(name), _) => PartKind::Call { name: name.to_owned() },
-        (None, Channel::Analysis) => PartKind::Reasoning,
-        (None, Channel::Commentary) => PartKind::Preamble,
-        (None, Channel::Final) => PartKind::Answer,
+/// A declared recipient, and any in `functions`, is a call on whichever channel; everything else goes by its channel.
+fn part_kind(header: &Header, tools: &[Callable]) -> PartKind {
+    let declared = tools.iter().find(|tool| header.recipient.as_ref() == Some(&tool.recipient));
+    match (declared, header.function_name(), header.channel) {
+        (Some(tool), ..) => PartKind::Call(tool.clone()),
+        (None, Some(name), _) => PartKind::Call(Callable::function(name)),
+        (None, None, Channel::Analysis) => PartKind::Reasoning,
+        (None, None, Channel::Commentary) => PartKind::Preamble,
+        (None, None, Channel::Final) => PartKind::Answer,
     }
 }
 

@@ -3,6 +3,7 @@
 mod builder;
 mod choices;
 mod constraint;
+mod grammars;
 mod run;
 mod stop;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod truncate;
 
 pub(crate) use builder::TurnBuilder;
 pub(crate) use choices::Choices;
+pub(crate) use grammars::Grammars;
 pub(crate) use run::{Turn, TurnStarter};
 
 use crate::wire::logprobs::TokenLogprob;
@@ -39,8 +41,28 @@ pub(crate) enum PartKind {
     Preamble,
     /// The answer.
     Answer,
-    /// A call of a function.
-    Call { name: String },
+    /// A call of a tool.
+    Call(Callable),
+}
+
+/// A tool that the model may call, by the names that the model and the client have for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Callable {
+    /// In the header of a call.
+    pub(crate) recipient: String,
+    /// The client's namespace; absent for `functions`.
+    pub(crate) namespace: Option<String>,
+    /// The client's name.
+    pub(crate) name: String,
+    /// Whether it takes text instead of JSON.
+    pub(crate) custom: bool,
+}
+
+impl Callable {
+    /// A function that is in no namespace of the client's.
+    pub(crate) fn function(name: &str) -> Self {
+        Self { recipient: format!("functions.{name}"), namespace: None, name: name.to_owned(), custom: false }
+    }
 }
 
 /// How a turn ended and what it took.

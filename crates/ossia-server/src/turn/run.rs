@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use ossia_engine::{EngineHandle, Generation, GenerationRequest, SubmitError};
-use ossia_harmony::{Conversation, EnvelopeGrammar, EnvelopeOptions, SpecialToken, Tokenizer};
+use ossia_harmony::{Conversation, EnvelopeGrammar, EnvelopeOptions, SpecialToken, Tokenizer, TurnGrammar};
 
-use super::constraint::EnvelopeConstraint;
+use super::constraint::TurnConstraint;
 use super::truncate::truncated;
 use super::{TurnBuilder, TurnEvent};
 use crate::error::ApiError;
@@ -18,7 +18,7 @@ pub(crate) struct TurnStarter {
     tokenizer: Tokenizer,
     plan: TurnPlan,
     prompt: Vec<u32>,
-    grammar: EnvelopeGrammar,
+    grammar: TurnGrammar,
 }
 
 /// A turn under way. Dropping it aborts the generation.
@@ -29,11 +29,12 @@ pub(crate) struct Turn {
 }
 
 impl TurnStarter {
-    /// Renders the prompt and compiles the envelope.
+    /// Renders the prompt and compiles the grammar of the turn.
     ///
     /// # Errors
-    /// 400 if the prompt leaves no room for an answer or a function's name cannot stand in a header.
-    pub(crate) fn new(state: &AppState, plan: TurnPlan) -> Result<Self, ApiError> {
+    /// 400 if the prompt leaves no room for an answer, a function's name cannot stand in a header, or a schema cannot
+    /// be compiled.
+    pub(crate) async fn new(state: &AppState, plan: TurnPlan) -> Result<Self, ApiError> {
         let (engine, tokenizer) = (state.engine().clone(), state.tokenizer().clone());
         let max = engine.config().max_model_len;
         let render = |conversation: &Conversation| {
@@ -50,10 +51,19 @@ impl TurnStarter {
         if prompt.len() >= max {
             return Err(ApiError::ContextLength { param: plan.prompt_param, len: prompt.len(), max });
         }
-        let grammar =
+        let envelope =
             EnvelopeGrammar::new(&tokenizer, &envelope(&plan, state.vocab_size())).map_err(|error| {
                 ApiError::invalid("tools", "invalid_value", format!("Invalid 'tools': {error}."))
             })?;
+        let mut contents = Vec::with_capacity(plan.rules.len());
+        for rule in &plan.rules {
+            contents.push((rule.scope.clone(), state.grammars().of_rule(rule).await?));
+        }
+        let grammar = TurnGrammar::new(&tokenizer, envelope, contents);
+        let grammar = match plan.max_reasoning_tokens {
+            Some(max) => grammar.with_max_reasoning_tokens(max),
+            None => grammar,
+        };
         Ok(Self { engine, tokenizer, plan, prompt, grammar })
     }
 
@@ -78,12 +88,13 @@ impl TurnStarter {
             stop_token_ids: [&self.tokenizer.stop_token_ids()[..], &plan.stop_token_ids].concat(),
             priority: plan.priority,
             cache_salt: plan.cache_salt.clone(),
-            constraint: Some(Box::new(EnvelopeConstraint(self.grammar.clone()))),
+            constraint: Some(Box::new(TurnConstraint::new(self.grammar.clone()))),
         };
         let generation =
             self.engine.submit(request).map_err(|error| submit_error(plan.prompt_param, error))?;
         let builder =
-            TurnBuilder::new(self.tokenizer.clone(), plan.stop.clone(), plan.stop_token_ids.clone());
+            TurnBuilder::new(self.tokenizer.clone(), plan.stop.clone(), plan.stop_token_ids.clone())
+                .with_tools(plan.callable.clone());
         Ok(Turn { generation: Some(generation), builder, ready: VecDeque::new() })
     }
 }
@@ -117,9 +128,12 @@ fn push_empty_analysis(tokenizer: &Tokenizer, prompt: &mut Vec<u32>) {
 }
 
 fn envelope(plan: &TurnPlan, vocab_size: usize) -> EnvelopeOptions {
+    let custom = plan.callable.iter().filter(|tool| tool.custom);
     EnvelopeOptions {
-        recipients: plan.callable.iter().map(|name| format!("functions.{name}")).collect(),
+        recipients: plan.callable.iter().map(|tool| tool.recipient.clone()).collect(),
+        text_recipients: custom.map(|tool| tool.recipient.clone()).collect(),
         allow_analysis: !plan.skip_analysis,
+        allow_preamble: !plan.call_required,
         allow_final: !plan.call_required,
         padded_vocab_size: Some(vocab_size),
     }

@@ -4,7 +4,7 @@ use ossia_engine::{FinishReason, GeneratedToken, GenerationEvent, TokenLogprobs}
 use ossia_harmony::{SpecialToken, Tokenizer};
 use proptest::prelude::*;
 
-use super::{EndReason, PartKind, TurnBuilder, TurnEnd, TurnEvent};
+use super::{Callable, EndReason, PartKind, TurnBuilder, TurnEnd, TurnEvent};
 use crate::test_support::small;
 
 /// A piece of what a confused model may say.
@@ -16,7 +16,7 @@ enum Piece {
     Any(u32),
 }
 
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 15] = [
     "analysis",
     "final",
     "commentary",
@@ -24,6 +24,7 @@ const WORDS: [&str; 14] = [
     "assistant",
     " to=functions.f",
     " to=browser.search",
+    " to=functions.write",
     " json",
     "user",
     "{\"a\": 1}",
@@ -63,7 +64,12 @@ fn end() -> impl Strategy<Value = FinishReason> {
 /// The events of a turn that generates `tokens`.
 pub(crate) fn run(tokens: &[u32], stops: &[&str], finish: &FinishReason) -> Vec<TurnEvent> {
     let stops = stops.iter().map(|stop| (*stop).to_owned()).collect();
-    let mut builder = TurnBuilder::new(small(), stops, Vec::new());
+    let mut builder = TurnBuilder::new(small(), stops, Vec::new()).with_tools(vec![Callable {
+        recipient: "functions.write".to_owned(),
+        namespace: None,
+        name: "write".to_owned(),
+        custom: true,
+    }]);
     let mut events = Vec::new();
     builder.push(GenerationEvent::Started { num_prompt_tokens: 10, num_cached_tokens: 4 }, &mut events);
     for &id in tokens {
@@ -153,7 +159,7 @@ fn harmony(text: &str) -> Vec<u32> {
 
 #[test]
 fn messages_become_parts_by_channel_and_recipient() {
-    let call = |name: &str| PartKind::Call { name: name.to_owned() };
+    let call = |name: &str| PartKind::Call(Callable::function(name));
     let cases = [
         ("<|channel|>final<|message|>Hi<|return|>", PartKind::Answer, "Hi", EndReason::Stop),
         ("<|channel|>commentary<|message|>Hi<|return|>", PartKind::Preamble, "Hi", EndReason::Stop),

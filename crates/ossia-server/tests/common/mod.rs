@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread};
+use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, ModelRunner};
 use ossia_harmony::Tokenizer;
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 use ossia_server::{AppState, ServerConfig, router};
@@ -61,7 +61,16 @@ impl TestServer {
     fn build(tokenizer: Tokenizer, rules: &str, options: ScriptedOptions, config: ServerConfig) -> Self {
         let runner =
             ScriptedRunner::new(tokenizer.clone(), Rules::from_json(rules).unwrap(), options).unwrap();
-        let (engine, thread) = Engine::start(Box::new(runner), EngineConfig::default()).unwrap();
+        Self::of_runner(Box::new(runner), tokenizer, config)
+    }
+
+    /// A server of any runner.
+    pub(crate) fn of_runner(
+        runner: Box<dyn ModelRunner>,
+        tokenizer: Tokenizer,
+        config: ServerConfig,
+    ) -> Self {
+        let (engine, thread) = Engine::start(runner, EngineConfig::default()).unwrap();
         let state = AppState::new(engine.clone(), tokenizer, config);
         Self { app: router(state.clone()), engine, state, _thread: thread }
     }

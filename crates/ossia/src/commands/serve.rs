@@ -17,6 +17,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         served_model_names: served_names(args),
         model_root: args.model.model.default_name(),
         accept_any_model: args.accept_any_model,
+        max_reasoning_tokens: args.max_reasoning_tokens,
         ..ServerConfig::default()
     };
     let (store, key) = storage::prepare(&args.store)?;

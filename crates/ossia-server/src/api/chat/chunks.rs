@@ -5,7 +5,9 @@ use crate::error::ApiError;
 use crate::ids::new_id;
 use crate::prepare::chat::ChatPlan;
 use crate::turn::{EndReason, PartKind, TurnEnd, TurnEvent, Usage};
-use crate::wire::chat::{ChatChunk, ChunkChoice, Delta, FinishReason, FunctionDelta, ToolCallDelta};
+use crate::wire::chat::{
+    ChatChunk, ChunkChoice, CustomDelta, Delta, FinishReason, FunctionDelta, ToolCallDelta,
+};
 use crate::wire::logprobs::{ChoiceLogprobs, TokenLogprob};
 use crate::wire::usage::{CompletionTokensDetails, CompletionUsage, PromptTokensDetails};
 
@@ -132,12 +134,13 @@ impl ChoiceState {
         self.separate = match &kind {
             PartKind::Reasoning => std::mem::replace(&mut self.has_reasoning, true),
             PartKind::Preamble | PartKind::Answer => std::mem::replace(&mut self.has_content, true),
-            PartKind::Call { .. } => false,
+            PartKind::Call(_) => false,
         };
-        self.num_calls += usize::from(matches!(kind, PartKind::Call { .. }));
+        self.num_calls += usize::from(matches!(kind, PartKind::Call(_)));
         let delta = match &kind {
-            PartKind::Call { name } => {
-                Some(call_delta(self.num_calls - 1, Some(name.clone()), String::new()))
+            PartKind::Call(tool) => {
+                let name = Some(tool.name.clone());
+                Some(call_delta(self.num_calls - 1, tool.custom, name, String::new()))
             }
             _ => None,
         };
@@ -153,7 +156,7 @@ impl ChoiceState {
                 Delta { reasoning: Some(text.clone()), reasoning_content: Some(text), ..Delta::default() }
             }
             PartKind::Preamble | PartKind::Answer => Delta { content: Some(text), ..Delta::default() },
-            PartKind::Call { .. } => call_delta(self.num_calls - 1, None, text),
+            PartKind::Call(tool) => call_delta(self.num_calls - 1, tool.custom, None, text),
         })
     }
 }
@@ -162,14 +165,25 @@ fn role_delta() -> Delta {
     Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() }
 }
 
-/// The first piece of a call has its name, and an id of its own; the later ones have arguments only.
-fn call_delta(index: usize, name: Option<String>, arguments: String) -> Delta {
+/// The first piece of a call has its name, and an id of its own; the later ones have arguments or input only.
+fn call_delta(index: usize, custom: bool, name: Option<String>, text: String) -> Delta {
+    let kind = if custom { "custom" } else { "function" };
     let (id, kind) = match name {
-        Some(_) => (Some(new_id("call_")), Some("function")),
+        Some(_) => (Some(new_id("call_")), Some(kind)),
         None => (None, None),
     };
-    let function = FunctionDelta { name, arguments };
-    Delta { tool_calls: Some(vec![ToolCallDelta { index, id, kind, function }]), ..Delta::default() }
+    let call = if custom {
+        ToolCallDelta { index, id, kind, function: None, custom: Some(CustomDelta { name, input: text }) }
+    } else {
+        ToolCallDelta {
+            index,
+            id,
+            kind,
+            function: Some(FunctionDelta { name, arguments: text }),
+            custom: None,
+        }
+    };
+    Delta { tool_calls: Some(vec![call]), ..Delta::default() }
 }
 
 fn change(index: usize, delta: Delta, logprobs: Vec<TokenLogprob>) -> ChunkChoice {

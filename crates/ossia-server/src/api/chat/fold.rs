@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::wire::chat::{
-    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, FinishReason, FunctionCall,
-    ToolCall, ToolCallDelta,
+    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, FinishReason, ToolCall,
+    ToolCallDelta,
 };
 use crate::wire::logprobs::TokenLogprob;
 
@@ -69,17 +69,24 @@ impl ChoiceFold {
     }
 
     fn push_call(&mut self, delta: &ToolCallDelta) {
-        if let (Some(id), Some(name)) = (&delta.id, &delta.function.name) {
-            let function = FunctionCall { name: name.clone(), arguments: String::new() };
+        if let (Some(id), Some(kind)) = (&delta.id, delta.kind) {
             self.tool_calls.push(ToolCall {
                 id: id.clone(),
-                kind: "function".to_owned(),
-                function: Some(function),
+                kind: kind.to_owned(),
+                function: None,
                 custom: None,
             });
         }
-        if let Some(function) = self.tool_calls.get_mut(delta.index).and_then(|call| call.function.as_mut()) {
-            function.arguments.push_str(&delta.function.arguments);
+        let Some(call) = self.tool_calls.get_mut(delta.index) else { return };
+        if let Some(function) = &delta.function {
+            let whole = call.function.get_or_insert_default();
+            whole.name.push_str(function.name.as_deref().unwrap_or_default());
+            whole.arguments.push_str(&function.arguments);
+        }
+        if let Some(custom) = &delta.custom {
+            let whole = call.custom.get_or_insert_default();
+            whole.name.push_str(custom.name.as_deref().unwrap_or_default());
+            whole.input.push_str(&custom.input);
         }
     }
 

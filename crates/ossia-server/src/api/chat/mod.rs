@@ -31,7 +31,7 @@ pub(crate) async fn create(
     let keeper = Keeper::new(&request, &tenant, &state);
     let plan = prepare(request, &state)?;
     let builder = ChunkBuilder::new(&plan);
-    let starter = TurnStarter::new(&state, plan.turn.clone())?;
+    let starter = TurnStarter::new(&state, plan.turn.clone()).await?;
     let choices = Choices::start(starter, plan.n)?;
     if plan.stream {
         return Ok(sse::response(state.config(), stream(choices, builder, plan, keeper)));

@@ -58,7 +58,7 @@ pub(crate) async fn compact(
 
 /// The answer of the model, without its chain of thought.
 async fn summarise(turn: TurnPlan, state: &AppState) -> Result<(String, Usage), ApiError> {
-    let mut turn = TurnStarter::new(state, turn)?.start(0)?;
+    let mut turn = TurnStarter::new(state, turn).await?.start(0)?;
     let (mut summary, mut in_answer) = (String::new(), false);
     while let Some(event) = turn.next().await {
         match event {

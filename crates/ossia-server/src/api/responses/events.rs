@@ -4,7 +4,7 @@ use crate::clock;
 use crate::ids::new_id;
 use crate::seal::{REASONING, Sealer};
 use crate::store::Tenant;
-use crate::turn::{EndReason, PartKind, TurnEnd, TurnEvent, Usage};
+use crate::turn::{Callable, EndReason, PartKind, TurnEnd, TurnEvent, Usage};
 use crate::wire::logprobs::TokenLogprob;
 use crate::wire::responses::{
     IncompleteDetails, ItemStatus, OutputContent, OutputItem, Phase, Response, ResponseError, ResponseEvent,
@@ -44,7 +44,7 @@ struct OpenItem {
 enum ItemKind {
     Reasoning,
     Message(Phase),
-    Call { call_id: String, name: String },
+    Call { call_id: String, tool: Callable },
 }
 
 impl std::fmt::Debug for Seal {
@@ -164,6 +164,9 @@ impl EventBuilder {
             ItemKind::Message(_) => {
                 ResponseEvent::OutputTextDelta { item_id, output_index, content_index, delta, logprobs }
             }
+            ItemKind::Call { ref tool, .. } if tool.custom => {
+                ResponseEvent::CustomToolCallInputDelta { item_id, output_index, delta }
+            }
             ItemKind::Call { .. } => {
                 ResponseEvent::FunctionCallArgumentsDelta { item_id, output_index, delta }
             }
@@ -225,7 +228,10 @@ impl OpenItem {
             PartKind::Reasoning => ("rs_", ItemKind::Reasoning),
             PartKind::Preamble => ("msg_", ItemKind::Message(Phase::Commentary)),
             PartKind::Answer => ("msg_", ItemKind::Message(Phase::FinalAnswer)),
-            PartKind::Call { name } => ("fc_", ItemKind::Call { call_id: new_id("call_"), name }),
+            PartKind::Call(tool) => {
+                let prefix = if tool.custom { "ctc_" } else { "fc_" };
+                (prefix, ItemKind::Call { call_id: new_id("call_"), tool })
+            }
         };
         Self { id: new_id(prefix), kind, text: String::new(), logprobs: Vec::new() }
     }
@@ -254,13 +260,17 @@ impl OpenItem {
             ItemKind::Message(phase) => {
                 OutputItem::Message { id, role: "assistant", content, phase: *phase, status }
             }
-            ItemKind::Call { call_id, name } => OutputItem::FunctionCall {
-                id,
-                call_id: call_id.clone(),
-                name: name.clone(),
-                arguments: self.text.clone(),
-                status,
-            },
+            ItemKind::Call { call_id, tool } => self.wire_call(call_id.clone(), tool.clone(), status),
+        }
+    }
+
+    fn wire_call(&self, call_id: String, tool: Callable, status: ItemStatus) -> OutputItem {
+        let Callable { namespace, name, custom, .. } = tool;
+        let (id, text) = (self.id.clone(), self.text.clone());
+        if custom {
+            OutputItem::CustomToolCall { id, call_id, namespace, name, input: text, status }
+        } else {
+            OutputItem::FunctionCall { id, call_id, namespace, name, arguments: text, status }
         }
     }
 
@@ -274,10 +284,13 @@ impl OpenItem {
                 let logprobs = self.logprobs.clone();
                 ResponseEvent::OutputTextDone { item_id, output_index, content_index, text, logprobs }
             }
-            ItemKind::Call { name, .. } => ResponseEvent::FunctionCallArgumentsDone {
+            ItemKind::Call { tool, .. } if tool.custom => {
+                ResponseEvent::CustomToolCallInputDone { item_id, output_index, input: text }
+            }
+            ItemKind::Call { tool, .. } => ResponseEvent::FunctionCallArgumentsDone {
                 item_id,
                 output_index,
-                name: name.clone(),
+                name: tool.name.clone(),
                 arguments: text,
             },
         }

@@ -38,7 +38,7 @@ pub(crate) async fn create(
 ) -> Result<HttpResponse, ApiError> {
     let plan = prepare(request, &tenant, &state).await?;
     let (stream, background) = (plan.stream, plan.response.background);
-    let run = Run::start(plan, &tenant, &state)?;
+    let run = Run::start(plan, &tenant, &state).await?;
     match (stream, background) {
         (stream, true) => background::start(run, stream, &tenant, &state).await,
         (true, false) => Ok(sse::response(state.config(), sse_events(run))),

@@ -36,10 +36,14 @@ impl Run {
     /// Starts the turn of a plan.
     ///
     /// # Errors
-    /// 400 for a prompt that is too long, 503 when the engine is full or gone.
-    pub(crate) fn start(plan: ResponsePlan, tenant: &Tenant, state: &AppState) -> Result<Self, ApiError> {
+    /// 400 for a prompt that is too long or a schema that cannot be compiled, 503 when the engine is full or gone.
+    pub(crate) async fn start(
+        plan: ResponsePlan,
+        tenant: &Tenant,
+        state: &AppState,
+    ) -> Result<Self, ApiError> {
         let ResponsePlan { turn, stream: _, seal, response, input, history } = plan;
-        let turn = TurnStarter::new(state, turn)?.start(0)?;
+        let turn = TurnStarter::new(state, turn).await?.start(0)?;
         let seal = seal.then(|| Seal { sealer: state.sealer().clone(), tenant: tenant.clone() });
         let in_conversation = matches!(history.origin, Origin::Conversation { .. });
         let keeper = (response.store || in_conversation).then(|| Keeper {
@@ -64,14 +68,14 @@ impl Run {
     ///
     /// # Errors
     /// As [`Run::start`].
-    pub(crate) fn prepare(
+    pub(crate) async fn prepare(
         mut plan: ResponsePlan,
         tenant: &Tenant,
         state: &AppState,
     ) -> Result<Self, ApiError> {
         plan.turn.max_tokens = Some(1);
         plan.turn.call_required = false;
-        Ok(Self { silent: true, ..Self::start(plan, tenant, state)? })
+        Ok(Self { silent: true, ..Self::start(plan, tenant, state).await? })
     }
 
     /// The response as it stands.

@@ -202,7 +202,7 @@ async fn start(
     };
     let input = resolve::input(request.input.take(), tenant, state).await?;
     let plan = plan(request, model, input, history, state)?;
-    if silent { Run::prepare(plan, tenant, state) } else { Run::start(plan, tenant, state) }
+    if silent { Run::prepare(plan, tenant, state).await } else { Run::start(plan, tenant, state).await }
 }
 
 /// The request in a message.

@@ -20,6 +20,6 @@ pub(crate) async fn count(
 ) -> Result<Json<InputTokens>, ApiError> {
     request.input.get_or_insert_with(|| TextOrList::List(Vec::new()));
     let plan = prepare(request, &tenant, &state).await?;
-    let input_tokens = TurnStarter::new(&state, plan.turn)?.prompt_len();
+    let input_tokens = TurnStarter::new(&state, plan.turn).await?.prompt_len();
     Ok(Json(InputTokens { object: "response.input_tokens", input_tokens }))
 }

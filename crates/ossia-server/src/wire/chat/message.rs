@@ -53,14 +53,14 @@ pub struct ToolCall {
 }
 
 /// Name and arguments of a function call; the arguments are the model's text, JSON or not.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FunctionCall {
     pub name: String,
     pub arguments: String,
 }
 
 /// Name and input of a custom tool call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CustomCall {
     pub name: String,
     pub input: String,

@@ -54,11 +54,14 @@ pub struct ChatRequest {
     pub chat_template_kwargs: Option<ChatTemplateKwargs>,
     pub ignore_eos: Option<bool>,
     pub include_reasoning: Option<bool>,
+    pub max_reasoning_tokens: Option<i64>,
     pub min_p: Option<f64>,
     pub min_tokens: Option<i64>,
     pub priority: Option<i32>,
+    pub reasoning: Option<ChatReasoning>,
     pub repetition_penalty: Option<f64>,
     pub stop_token_ids: Option<Vec<u32>>,
+    pub thinking_token_budget: Option<i64>,
     pub top_k: Option<i64>,
 }
 
@@ -99,7 +102,33 @@ pub struct ChatTool {
     #[serde(default)]
     pub function: Option<FunctionObject>,
     #[serde(default)]
-    pub custom: Option<Value>,
+    pub custom: Option<CustomObject>,
+}
+
+/// The declaration of a tool that takes text.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CustomObject {
+    pub name: String,
+    #[serde(default)]
+    pub description: Option<String>,
+    #[serde(default)]
+    pub format: Option<CustomObjectFormat>,
+}
+
+/// `format` of a custom tool; `type` is `text` or `grammar`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CustomObjectFormat {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default)]
+    pub grammar: Option<CustomGrammar>,
+}
+
+/// `format.grammar` of a custom tool; `syntax` is `lark` or `regex`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CustomGrammar {
+    pub syntax: String,
+    pub definition: String,
 }
 
 /// A function's declaration.
@@ -125,6 +154,8 @@ pub struct ChatToolChoiceObject {
     #[serde(default)]
     pub function: Option<ToolName>,
     #[serde(default)]
+    pub custom: Option<ToolName>,
+    #[serde(default)]
     pub allowed_tools: Option<AllowedTools>,
 }
 
@@ -148,6 +179,15 @@ pub struct AllowedTool {
     pub kind: String,
     #[serde(default)]
     pub function: Option<ToolName>,
+    #[serde(default)]
+    pub custom: Option<ToolName>,
+}
+
+/// `reasoning`: how many tokens the model may think.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ChatReasoning {
+    pub max_tokens: Option<i64>,
 }
 
 /// Template variables as vLLM's users pass them; only the effort has a meaning here.

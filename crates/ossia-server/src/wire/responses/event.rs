@@ -1,4 +1,4 @@
-//! Stream events of a response: those that a model of text and function tools produces.
+//! Stream events of a response: those that a model of text and of tools that the client runs produces.
 
 use serde::Serialize;
 
@@ -53,6 +53,10 @@ pub enum ResponseEvent {
     FunctionCallArgumentsDelta { item_id: String, output_index: usize, delta: String },
     #[serde(rename = "response.function_call_arguments.done")]
     FunctionCallArgumentsDone { item_id: String, output_index: usize, name: String, arguments: String },
+    #[serde(rename = "response.custom_tool_call_input.delta")]
+    CustomToolCallInputDelta { item_id: String, output_index: usize, delta: String },
+    #[serde(rename = "response.custom_tool_call_input.done")]
+    CustomToolCallInputDone { item_id: String, output_index: usize, input: String },
     #[serde(rename = "response.output_item.done")]
     OutputItemDone { output_index: usize, item: OutputItem },
     #[serde(rename = "response.completed")]
@@ -79,6 +83,8 @@ impl ResponseEvent {
             Self::ContentPartDone { .. } => "response.content_part.done",
             Self::FunctionCallArgumentsDelta { .. } => "response.function_call_arguments.delta",
             Self::FunctionCallArgumentsDone { .. } => "response.function_call_arguments.done",
+            Self::CustomToolCallInputDelta { .. } => "response.custom_tool_call_input.delta",
+            Self::CustomToolCallInputDone { .. } => "response.custom_tool_call_input.done",
             Self::OutputItemDone { .. } => "response.output_item.done",
             Self::Completed { .. } => "response.completed",
             Self::Incomplete { .. } => "response.incomplete",

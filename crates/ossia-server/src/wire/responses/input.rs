@@ -26,6 +26,8 @@ pub struct InputItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arguments: Option<String>,
@@ -49,6 +51,8 @@ impl InputItem {
             "function_call" => "fc_",
             "function_call_output" => "fco_",
             "compaction" => "cmp_",
+            "custom_tool_call" => "ctc_",
+            "custom_tool_call_output" => "ctco_",
             _ => "item_",
         };
         self.id.get_or_insert_with(|| new_id(prefix));
@@ -84,12 +88,23 @@ impl From<&OutputItem> for InputItem {
                 status: Some(status.as_str().to_owned()),
                 ..Self::default()
             },
-            OutputItem::FunctionCall { id, call_id, name, arguments, status } => Self {
+            OutputItem::FunctionCall { id, call_id, namespace, name, arguments, status } => Self {
                 id: Some(id.clone()),
                 kind: Some("function_call".to_owned()),
                 call_id: Some(call_id.clone()),
+                namespace: namespace.clone(),
                 name: Some(name.clone()),
                 arguments: Some(arguments.clone()),
+                status: Some(status.as_str().to_owned()),
+                ..Self::default()
+            },
+            OutputItem::CustomToolCall { id, call_id, namespace, name, input, status } => Self {
+                id: Some(id.clone()),
+                kind: Some("custom_tool_call".to_owned()),
+                call_id: Some(call_id.clone()),
+                namespace: namespace.clone(),
+                name: Some(name.clone()),
+                input: Some(input.clone()),
                 status: Some(status.as_str().to_owned()),
                 ..Self::default()
             },

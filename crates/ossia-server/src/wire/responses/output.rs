@@ -28,8 +28,19 @@ pub enum OutputItem {
     FunctionCall {
         id: String,
         call_id: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
         name: String,
         arguments: String,
+        status: ItemStatus,
+    },
+    CustomToolCall {
+        id: String,
+        call_id: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        name: String,
+        input: String,
         status: ItemStatus,
     },
 }
@@ -38,7 +49,10 @@ impl OutputItem {
     /// The item's id, which the events name as `item_id`.
     pub fn id(&self) -> &str {
         match self {
-            Self::Message { id, .. } | Self::Reasoning { id, .. } | Self::FunctionCall { id, .. } => id,
+            Self::Message { id, .. }
+            | Self::Reasoning { id, .. }
+            | Self::FunctionCall { id, .. }
+            | Self::CustomToolCall { id, .. } => id,
         }
     }
 }

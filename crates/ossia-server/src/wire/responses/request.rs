@@ -83,6 +83,9 @@ pub struct Reasoning {
     pub context: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// Extension: most tokens of thought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<i64>,
 }
 
 /// `text`, echoed in the response with its defaults filled in.
