@@ -1,10 +1,9 @@
 //! Root-mean-square normalisation in f32.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
-use rayon::prelude::*;
 
 use crate::Result;
-use crate::cpu::{check_activation, contiguous_f32};
+use crate::cpu::{SharedSlice, check_activation, contiguous_f32, for_each_task, threads_for};
 
 /// Partial sums of the squares: fixed, so that the bits do not depend on the instruction set.
 const NUM_SUMS: usize = 16;
@@ -40,11 +39,11 @@ impl CustomOp2 for RmsNorm {
         let weight = contiguous_f32(weight, weight_layout)?;
         let mut out = vec![0f32; x.len()];
         let width = weight.len().max(1);
-        // Rows are short: a few at a time keep the pool's overhead below the work.
-        out.par_chunks_mut(width * 8).zip(x.par_chunks(width * 8)).for_each(|(out, x)| {
-            for (out, x) in out.chunks_mut(width).zip(x.chunks(width)) {
-                normalize_row(x, weight, self.eps, out);
-            }
+        let shared = SharedSlice::new(&mut out);
+        for_each_task(x.len() / width, threads_for(x.len()), |row| {
+            let row = row * width..(row + 1) * width;
+            // SAFETY: each task has its own row.
+            normalize_row(&x[row.clone()], weight, self.eps, unsafe { shared.range(row) });
         });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }

@@ -1,9 +1,8 @@
 //! Rotary position embedding, half-split: dimension `i` turns with dimension `i + head_dim / 2`.
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor};
-use rayon::prelude::*;
 
-use crate::cpu::contiguous_f32;
+use crate::cpu::{SharedSlice, contiguous_f32, for_each_task, threads_for};
 use crate::{KernelError, Result};
 
 /// Rotates `x` `[n, heads, head_dim]` by the angles of each token, `cos` and `sin` `[n, head_dim / 2]`; all f32.
@@ -59,13 +58,15 @@ impl CustomOp3 for Rope {
         let token_len = (x_layout.dims()[1] * head_dim).max(1);
         let half = (head_dim / 2).max(1);
         let mut out = x.to_vec();
-        out.par_chunks_mut(token_len).zip(cos.par_chunks(half)).zip(sin.par_chunks(half)).for_each(
-            |((token, cos), sin)| {
-                for head in token.chunks_mut(head_dim) {
-                    rotate(head, cos, sin);
-                }
-            },
-        );
+        let shared = SharedSlice::new(&mut out);
+        for_each_task(x.len() / token_len, threads_for(x.len()), |token| {
+            let angles = token * half..(token + 1) * half;
+            // SAFETY: each task has its own token.
+            let heads = unsafe { shared.range(token * token_len..(token + 1) * token_len) };
+            for head in heads.chunks_mut(head_dim) {
+                rotate(head, &cos[angles.clone()], &sin[angles.clone()]);
+            }
+        });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }

@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
-mod gate;
+mod helpers;
 mod isa;
 mod pool;
 mod scratch;

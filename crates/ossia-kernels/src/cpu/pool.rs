@@ -1,9 +1,8 @@
-//! One pool for everything: rayon's global one, with the calling thread taking part.
+//! How an op spreads its work over threads, the calling one among them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::gate::{CloseOnDrop, Gate};
+use super::helpers;
 
 static NUM_THREADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -15,19 +14,16 @@ pub fn num_threads() -> usize {
     }
 }
 
-/// Sets how many threads an op may use, the calling one included (at least 1). The first call also sizes
-/// rayon's global pool, unless something started that already. Results do not depend on it, bit for bit.
+/// Sets how many threads an op may use, the calling one included (at least 1). Results do not depend on it,
+/// bit for bit.
 pub fn set_num_threads(num_threads: usize) {
-    let num_threads = num_threads.max(1);
-    NUM_THREADS.store(num_threads, Ordering::Relaxed);
-    // An error only says that the pool exists; then its size stays and the count above still holds.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build_global();
+    NUM_THREADS.store(num_threads.max(1), Ordering::Relaxed);
 }
 
-/// Threads worth waking for `cost` weights read, or multiplied with eight tokens: waking a thread takes
-/// some ten microseconds, in which one core reads 100,000 weights or so.
+/// Threads worth calling for `cost` weights read, or multiplied with eight tokens. Sharing a job costs a few
+/// microseconds, in which one core reads some 10,000 weights.
 pub(crate) fn threads_for(cost: usize) -> usize {
-    const SEQUENTIAL_BELOW: usize = 500_000;
+    const SEQUENTIAL_BELOW: usize = 100_000;
     if cost < SEQUENTIAL_BELOW { 1 } else { num_threads() }
 }
 
@@ -39,11 +35,17 @@ pub(crate) fn threads_for(cost: usize) -> usize {
 /// only by its share. A panic of a task is the caller's panic.
 pub(crate) fn for_each_task(num_tasks: usize, threads: usize, task: impl Fn(usize) + Sync) {
     let num_spans = threads.min(num_tasks);
+    if num_spans <= 1 {
+        return (0..num_tasks).for_each(task);
+    }
     let start_of = |span: usize| num_tasks * span / num_spans;
     let next: Vec<_> = (0..num_spans).map(|span| AtomicUsize::new(start_of(span))).collect();
     let next_seat = AtomicUsize::new(0);
     let work = || {
         let seat = next_seat.fetch_add(1, Ordering::Relaxed);
+        if seat >= num_spans {
+            return; // an earlier job had more helpers
+        }
         for span in (0..num_spans).map(|i| (seat + i) % num_spans) {
             loop {
                 let idx = next[span].fetch_add(1, Ordering::Relaxed);
@@ -54,63 +56,17 @@ pub(crate) fn for_each_task(num_tasks: usize, threads: usize, task: impl Fn(usiz
             }
         }
     };
-    with_helpers(num_spans.saturating_sub(1), &work);
-}
-
-/// Runs `work` here and on up to `helpers` threads of the pool.
-fn with_helpers<W: Fn() + Sync>(helpers: usize, work: &W) {
-    if helpers == 0 {
-        return work();
-    }
-    let gate = Arc::new(Gate::default());
-    let closing = CloseOnDrop(&gate);
-    for _ in 0..helpers {
-        let (gate, work) = (Arc::clone(&gate), Erased::new(work));
-        rayon::spawn(move || {
-            // SAFETY: the gate lets nobody in after it is closed, and `with_helpers` neither returns nor
-            // unwinds before it is closed and empty; until then `work` lives.
-            gate.help(|| unsafe { work.call() });
-        });
-    }
-    work();
-    drop(closing);
-    if let Some(panic) = gate.take_panic() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// A borrowed closure without its lifetime.
-struct Erased {
-    work: *const (),
-    call: unsafe fn(*const ()),
-}
-
-// SAFETY: `new` takes closures that may be called from any thread.
-unsafe impl Send for Erased {}
-
-impl Erased {
-    fn new<W: Fn() + Sync>(work: &W) -> Self {
-        /// # Safety
-        /// `work` points to a living `W`.
-        unsafe fn call<W: Fn()>(work: *const ()) {
-            // SAFETY: the caller's promise.
-            unsafe { (*work.cast::<W>())() }
-        }
-        Self { work: std::ptr::from_ref(work).cast(), call: call::<W> }
-    }
-
-    /// # Safety
-    /// The closure is still alive.
-    unsafe fn call(&self) {
-        // SAFETY: `call` belongs to the type of `work`, which lives.
-        unsafe { (self.call)(self.work) }
-    }
+    helpers::run(num_spans - 1, &work);
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
     use super::*;
-    use std::sync::Barrier;
 
     fn count_runs(num_tasks: usize, threads: usize) -> Vec<usize> {
         let runs: Vec<_> = (0..num_tasks).map(|_| AtomicUsize::new(0)).collect();
@@ -130,20 +86,30 @@ mod tests {
     }
 
     #[test]
-    fn helpers_that_never_come_are_not_waited_for() {
-        let pool_size = rayon::current_num_threads();
-        let (blocked, release) =
-            (Arc::new(Barrier::new(pool_size + 1)), Arc::new(Barrier::new(pool_size + 1)));
-        for _ in 0..pool_size {
-            let (blocked, release) = (Arc::clone(&blocked), Arc::clone(&release));
-            rayon::spawn(move || {
-                blocked.wait();
-                release.wait();
-            });
+    fn several_owners_and_jobs_within_jobs_do_their_own_work() {
+        let counts: Vec<_> = (0..4)
+            .map(|_| std::thread::spawn(|| (0..200).map(|_| count_runs(10, 3)).collect::<Vec<_>>()))
+            .collect();
+        for thread in counts {
+            assert!(thread.join().unwrap().into_iter().all(|runs| runs == [1; 10]));
         }
-        blocked.wait();
-        assert_eq!(count_runs(10, 3), vec![1; 10]);
-        release.wait();
+        for_each_task(20, 3, |_| assert_eq!(count_runs(10, 3), [1; 10]));
+    }
+
+    #[test]
+    fn helpers_come_again_after_they_slept() {
+        let is_helped = || {
+            let threads = Mutex::new(HashSet::new());
+            for_each_task(50, 2, |_| {
+                threads.lock().unwrap().insert(std::thread::current().id());
+                std::thread::sleep(Duration::from_micros(50));
+            });
+            threads.into_inner().unwrap().len() == 2
+        };
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(2));
+            while !is_helped() {} // alone only while another test has the helpers
+        }
     }
 
     #[test]
@@ -152,7 +118,7 @@ mod tests {
             let caught = std::panic::catch_unwind(|| {
                 for_each_task(20, 3, |idx| {
                     assert!(idx != bad, "task {bad}");
-                    std::thread::sleep(std::time::Duration::from_micros(50));
+                    std::thread::sleep(Duration::from_micros(50));
                 });
             });
             assert!(caught.is_err());
