@@ -1,4 +1,10 @@
-//! Up to 16 tokens: the weights stream once through four tiles of sums, 64 rows at a time.
+//! Up to 16 tokens: the weights stream once through tiles of sums.
+//!
+//! What limits this path is memory. Its prefetchers follow some thirty streams of addresses and no more, and
+//! every weight row is one: tiles that are read where they lie take 16 rows at a time and leave fetching to
+//! the hardware (with 64 rows at a time and explicit prefetching it was half as fast). Staged tiles take 32
+//! rows, whose two chains of products hide each other's latency, and ask for the next rows in the order in
+//! which they lie.
 
 use std::ops::Range;
 
@@ -9,13 +15,16 @@ use super::{BLOCK, GROUP, staging};
 use crate::cpu::Scratch;
 use crate::cpu::amx::{TILE_BYTES, TILE_ROW_BYTES, TileConfig, tile_dot, tile_load, tile_store, tile_zero};
 
-/// Weight rows per pass.
-const ROWS: usize = 4 * GROUP;
-/// Tiles of sums, and of weights per block.
-const TILES: usize = 4;
+/// Weight rows per pass: two tiles of sums.
+const ROWS: usize = TILES * GROUP;
+/// Tiles of sums.
+const TILES: usize = 2;
 
-/// Bytes of staged tiles of one block; two are staged, one being filled while the other is used.
+/// Bytes of staged tiles of one block.
 const STAGE_BYTES: usize = TILES * TILE_BYTES;
+/// Blocks that are staged ahead of the one that is multiplied: a tile is loaded when its stores have left the
+/// store buffer, which holds more than one block.
+const AHEAD: usize = 3;
 
 /// As [`super::product`] for one group of tokens.
 ///
@@ -24,10 +33,10 @@ const STAGE_BYTES: usize = TILES * TILE_BYTES;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn product<S: Source>(source: S, rows: Range<usize>, x: &TiledRows, out: &mut [f32]) {
     let (num_rows, num_tokens) = (rows.len(), x.num_tokens());
-    let config = TileConfig::with_narrow(&[0, 1, 2, 3, 7], x.stride());
+    let config = TileConfig::with_narrow(&[0, 1, 7], x.stride());
     // SAFETY: AMX was detected; a stride is at most 64 bytes.
     let _tiles = unsafe { config.load() };
-    let mut stage = staging(2 * STAGE_BYTES);
+    let mut stage = staging((AHEAD + 1) * STAGE_BYTES);
     let mut sums = Scratch::new(ROWS * num_tokens);
     for start in (0..num_rows).step_by(ROWS) {
         let count = ROWS.min(num_rows - start);
@@ -39,6 +48,18 @@ pub(super) unsafe fn product<S: Source>(source: S, rows: Range<usize>, x: &Tiled
             }
         }
     }
+}
+
+/// Adds products of the first tiles of `$a` with the activations to the sums in `$sums`.
+macro_rules! dot_where_they_lie {
+    ($sums:literal, $a:expr, $x:expr, $num_blocks:expr) => {{
+        let a = $a;
+        for block in 0..$num_blocks {
+            tile_load!(7, $x.tile(0, block), $x.stride());
+            tile_load!(4, a.tile(block), a.stride);
+            tile_dot!($sums, 4, 7);
+        }
+    }};
 }
 
 /// Rows `row .. row + count` over all of `k`.
@@ -54,55 +75,28 @@ unsafe fn pass<S: Source>(
     stage: &mut Scratch,
     sums: &mut Scratch,
 ) {
+    let sums = sums.as_mut_ptr();
     let num_blocks = x.num_blocks();
     // SAFETY: as the caller promises; staged blocks are within the columns (padded), direct ones whole.
     unsafe {
         tile_zero!(0);
         tile_zero!(1);
-        tile_zero!(2);
-        tile_zero!(3);
-        let direct = if count == ROWS { source.direct(row) } else { None };
         let mut block = 0;
-        if let Some((base, stride)) = direct {
+        if count == ROWS
+            && let Some((base, stride)) = source.direct(row)
+        {
             block = source.num_whole_blocks();
-            run_direct(source, row, TileRun { base, stride, step: 2 * BLOCK }, x, block);
+            dot_where_they_lie!(0, TileRun { base, stride, step: 2 * BLOCK }, x, block);
+            let base = base.wrapping_add(GROUP * stride);
+            dot_where_they_lie!(1, TileRun { base, stride, step: 2 * BLOCK }, x, block);
         }
         run_staged(source, row, count, block..num_blocks, x, stage);
-        let base = sums.as_mut_ptr();
-        let step = GROUP * x.width();
-        tile_store!(0, base, x.stride());
-        tile_store!(1, base.add(step), x.stride());
-        tile_store!(2, base.add(2 * step), x.stride());
-        tile_store!(3, base.add(3 * step), x.stride());
+        tile_store!(0, sums, x.stride());
+        tile_store!(1, sums.add(GROUP * x.width()), x.stride());
     }
 }
 
-/// Blocks `0 .. num_blocks` of 64 rows that lie in memory as tiles.
-///
-/// # Safety
-/// As [`pass`]; `a` is the first tile.
-#[target_feature(enable = "avx512f")]
-unsafe fn run_direct<S: Source>(source: S, row: usize, a: TileRun, x: &TiledRows, num_blocks: usize) {
-    // SAFETY: 64 rows of whole blocks are readable.
-    unsafe {
-        let next = GROUP * a.stride;
-        for block in 0..num_blocks {
-            source.prefetch_share(row + ROWS, ROWS, block);
-            let at = a.tile(block);
-            tile_load!(7, x.tile(0, block), x.stride());
-            tile_load!(4, at, a.stride);
-            tile_dot!(0, 4, 7);
-            tile_load!(5, at.wrapping_add(next), a.stride);
-            tile_dot!(1, 5, 7);
-            tile_load!(6, at.wrapping_add(2 * next), a.stride);
-            tile_dot!(2, 6, 7);
-            tile_load!(4, at.wrapping_add(3 * next), a.stride);
-            tile_dot!(3, 4, 7);
-        }
-    }
-}
-
-/// Blocks that are staged first, each while the one before it is multiplied.
+/// Blocks that are staged first, each while one before it is multiplied.
 ///
 /// # Safety
 /// As [`pass`].
@@ -120,29 +114,26 @@ unsafe fn run_staged<S: Source>(
     }
     let rows_of = |tile: usize| count.saturating_sub(tile * GROUP).min(GROUP);
     let stage: *mut u8 = stage.as_mut_ptr().cast();
-    // SAFETY: the two halves of the buffer hold four tiles each; blocks are in range.
+    // SAFETY: each part of the buffer holds the tiles of a block; blocks are in range.
     unsafe {
-        let to = |block: usize, tile: usize| stage.add(block % 2 * STAGE_BYTES + tile * TILE_BYTES);
-        for tile in 0..TILES {
-            let block = blocks.start;
-            source.stage(row + tile * GROUP, rows_of(tile), block, to(block, tile));
+        let to = |block: usize, tile: usize| stage.add(block % (AHEAD + 1) * STAGE_BYTES + tile * TILE_BYTES);
+        let stage_tile = |block: usize, tile: usize| {
+            if block < blocks.end {
+                source.stage(row + tile * GROUP, rows_of(tile), block, to(block, tile));
+            }
+        };
+        for block in blocks.start..blocks.start + AHEAD {
+            (0..TILES).for_each(|tile| stage_tile(block, tile));
         }
         for block in blocks.clone() {
             source.prefetch_share(row + ROWS, ROWS, block);
-            let next = (block + 1).min(blocks.end - 1);
             tile_load!(7, x.tile(0, block), x.stride());
-            source.stage(row, rows_of(0), next, to(block + 1, 0));
+            stage_tile(block + AHEAD, 0);
             tile_load!(4, to(block, 0), TILE_ROW_BYTES);
             tile_dot!(0, 4, 7);
-            source.stage(row + GROUP, rows_of(1), next, to(block + 1, 1));
+            stage_tile(block + AHEAD, 1);
             tile_load!(5, to(block, 1), TILE_ROW_BYTES);
             tile_dot!(1, 5, 7);
-            source.stage(row + 2 * GROUP, rows_of(2), next, to(block + 1, 2));
-            tile_load!(6, to(block, 2), TILE_ROW_BYTES);
-            tile_dot!(2, 6, 7);
-            source.stage(row + 3 * GROUP, rows_of(3), next, to(block + 1, 3));
-            tile_load!(4, to(block, 3), TILE_ROW_BYTES);
-            tile_dot!(3, 4, 7);
         }
     }
 }
