@@ -1,16 +1,18 @@
 //! Buffers that ops borrow and give back: fresh memory costs a page fault per 4 KiB, which at prefill
 //! sizes is a quarter of the time of an op.
 
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
 
-/// Buffers that are kept for the next op; more are returned to the allocator.
+/// Buffers that a thread keeps for its next op; more are returned to the allocator.
 const MAX_KEPT: usize = 64;
 
 /// Lines of a buffer that only goes to users of at least a quarter of it (1 MiB).
 const LARGE: usize = 1 << 14;
 
-static KEPT: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+thread_local! {
+    static KEPT: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// 16 values on a cache line of their own.
 #[derive(Clone, Copy)]
@@ -27,12 +29,12 @@ impl Scratch {
     /// A buffer of `len` values: the smallest kept one that is large enough, or a fresh one.
     pub(crate) fn new(len: usize) -> Self {
         let num_lines = len.div_ceil(16);
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = num_lines..=(4 * num_lines).max(LARGE);
-        let fitting = (0..kept.len()).filter(|&idx| fits.contains(&kept[idx].len()));
-        let smallest = fitting.min_by_key(|&idx| kept[idx].len());
-        let lines = smallest.map(|idx| kept.swap_remove(idx));
-        drop(kept);
+        let lines = KEPT.with_borrow_mut(|kept| {
+            let fitting = (0..kept.len()).filter(|&idx| fits.contains(&kept[idx].len()));
+            let smallest = fitting.min_by_key(|&idx| kept[idx].len());
+            smallest.map(|idx| kept.swap_remove(idx))
+        });
         let lines = lines.unwrap_or_else(|| vec![Line([0.0; 16]); num_lines]);
         Self { lines, len }
     }
@@ -40,10 +42,14 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < MAX_KEPT {
-            kept.push(std::mem::take(&mut self.lines));
-        }
+        let lines = std::mem::take(&mut self.lines);
+        // A thread that is ending keeps nothing.
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < MAX_KEPT {
+                kept.push(lines);
+            }
+        });
     }
 }
 
