@@ -27,19 +27,32 @@ pub(crate) enum Origin {
     Conversation { id: String, len: i64 },
 }
 
-/// The turns from the first to the one named, and nothing if one of them is gone.
-const CHAIN: &str = "
-    WITH RECURSIVE chain (seq, previous_id, depth) AS (
-        SELECT seq, previous_id, 0 FROM objects
-        WHERE tenant = $1 AND id = $2 AND kind = 'response' AND NOT hidden AND lease_until IS NULL
-        UNION ALL
-        SELECT o.seq, o.previous_id, c.depth + 1 FROM chain c
-        JOIN objects o ON o.tenant = $1 AND o.id = c.previous_id AND o.kind = 'response'
-    )
-    SELECT o.seq, o.previous_id, o.conversation_id, o.conversation_len, o.date
-    FROM chain c JOIN objects o ON o.seq = c.seq ORDER BY c.depth DESC";
+/// `chain`: the turns from the one named back to the first.
+macro_rules! chain {
+    ($select:literal) => {
+        concat!(
+            "WITH RECURSIVE chain (seq, previous_id, depth) AS (
+                 SELECT seq, previous_id, 0 FROM objects
+                 WHERE tenant = $1 AND id = $2 AND kind = 'response' AND NOT hidden AND lease_until IS NULL
+                 UNION ALL
+                 SELECT o.seq, o.previous_id, c.depth + 1 FROM chain c
+                 JOIN objects o ON o.tenant = $1 AND o.id = c.previous_id AND o.kind = 'response'
+             ) ",
+            $select
+        )
+    };
+}
 
-type ChainRow = (i64, Option<String>, Option<String>, Option<i64>, String);
+/// The first turn: what it continues (nothing, if the chain is whole), its conversation, its date.
+const CHAIN_ROOT: &str = chain!(
+    "SELECT o.previous_id, o.conversation_id, o.conversation_len, o.date
+     FROM chain c JOIN objects o ON o.seq = c.seq ORDER BY c.depth DESC LIMIT 1"
+);
+/// The items of all turns, in order.
+const CHAIN_ITEMS: &str =
+    chain!("SELECT i.body FROM chain c JOIN items i ON i.object = c.seq ORDER BY c.depth DESC, i.position");
+
+type ChainRoot = (Option<String>, Option<String>, Option<i64>, String);
 
 impl History {
     /// No turns yet; the system message of all that follow will say this date.
@@ -56,22 +69,25 @@ impl Store {
         id: &str,
     ) -> Result<Option<History>, StoreError> {
         let Some(pool) = self.pool().await? else { return Ok(None) };
-        let rows: Vec<ChainRow> = on_pool!(pool, db => {
-            sqlx::query_as(CHAIN).bind(&*tenant.0).bind(key(id)).fetch_all(db).await?
+        let root: Option<ChainRoot> = on_pool!(pool, db => {
+            sqlx::query_as(CHAIN_ROOT).bind(&*tenant.0).bind(key(id)).fetch_optional(db).await?
         });
-        let Some((_, None, conversation, conversation_len, date)) = rows.first() else { return Ok(None) };
+        let Some((None, conversation, conversation_len, date)) = root else { return Ok(None) };
         let mut items = Vec::new();
         if let (Some(conversation), Some(len)) = (conversation, conversation_len) {
-            let Some(before) = self.conversation_seq(pool, tenant, conversation).await? else {
+            let Some(before) = self.conversation_seq(pool, tenant, &conversation).await? else {
                 return Ok(None);
             };
-            items.extend(items_of(pool, before, *len).await?);
+            items.extend(items_of(pool, before, len).await?);
         }
-        for (seq, ..) in &rows {
-            items.extend(items_of(pool, *seq, i64::MAX).await?);
+        let rows: Vec<(String,)> = on_pool!(pool, db => {
+            sqlx::query_as(CHAIN_ITEMS).bind(&*tenant.0).bind(key(id)).fetch_all(db).await?
+        });
+        for (body,) in &rows {
+            items.push(read_item(body)?);
         }
         let origin = Origin::Response(id.to_owned());
-        Ok(Some(History { items, date: date.clone(), origin }))
+        Ok(Some(History { items, date, origin }))
     }
 
     /// The items of a conversation so far.

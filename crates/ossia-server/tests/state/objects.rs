@@ -106,3 +106,21 @@ async fn stored_completions_are_listed_changed_and_deleted() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn items_of_hosted_tools_stay_as_they_are() {
+    each(async |store| {
+        let server = store.server("[]");
+        let items = json!([
+            {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "x"}},
+            {"type": "code_interpreter_call", "id": "ci_1", "status": "completed", "container_id": "c", "code": "1", "outputs": []},
+            {"type": "mcp_list_tools", "id": "mcpl_1", "status": "completed", "server_label": "s", "tools": []},
+        ]);
+        let conversation = server.ok("/v1/conversations", &json!({"items": items})).await;
+        let path = format!("/v1/conversations/{}/items?order=asc", conversation["id"].as_str().unwrap());
+        assert_eq!(server.read(&path).await["data"], items);
+        let response = server.ok(PATH, &ask("hello", json!({"conversation": conversation["id"]}))).await;
+        assert_eq!(response["status"], "completed");
+    })
+    .await;
+}

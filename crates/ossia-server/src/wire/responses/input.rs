@@ -1,6 +1,7 @@
 //! Input items of a response request.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{OutputContent, OutputItem};
 use crate::ids::new_id;
@@ -39,6 +40,34 @@ pub struct InputItem {
     pub summary: Option<Vec<ContentPart>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encrypted_content: Option<String>,
+
+    // Of items that tell of hosted tools: kept and listed as they came, and not shown to the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval_request_id: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approve: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queries: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub results: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_label: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Value>,
 }
 
 impl InputItem {
