@@ -307,3 +307,31 @@ fn what_cannot_be_compiled_is_refused_with_a_reason() {
         SMALL.compiler.compile(&lenient).unwrap();
     }
 }
+
+#[test]
+fn a_grammar_beyond_its_limits_lets_the_turn_end() {
+    // To know which letter stood 16 places ago takes 2^16 states of the lexer, more than a turn may have.
+    let source = GrammarSource::Regex("[ab]*a[ab]{16}".to_owned());
+    let tokenizer = &SMALL.tokenizer;
+    let mut grammar = turn(&SMALL, &EnvelopeOptions::default(), &[(GrammarScope::Final, source)]);
+    for id in tokenizer.encode_with_special_tokens("<|channel|>final<|message|>") {
+        grammar.accept(id);
+    }
+    let mut rng = StdRng::seed_from_u64(11);
+    let letters = tokenizer.encode_ordinary("a\nb");
+    let letters = [letters[0], letters[2]];
+    let mut num_letters = 0;
+    while grammar.failure().is_none() {
+        let letter = *letters.choose(&mut rng).unwrap();
+        assert!(is_allowed(grammar.allowed(), letter) || grammar.failure().is_some());
+        grammar.accept(letter);
+        num_letters += 1;
+        assert!(num_letters < 200_000, "the limits hold");
+    }
+    let end = tokenizer.special(SpecialToken::Return);
+    assert!(is_allowed(grammar.allowed(), end) && is_allowed(grammar.allowed(), letters[0]));
+    assert!(!is_allowed(grammar.allowed(), tokenizer.special(SpecialToken::Channel)));
+    grammar.accept(end);
+    assert_eq!(grammar.scope(), Scope::Done);
+    assert!(grammar.failure().is_some());
+}
