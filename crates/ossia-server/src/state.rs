@@ -112,6 +112,12 @@ impl AppState {
         Ok(num_unwanted)
     }
 
+    /// Reads the vocabulary for grammars, which takes a second or two. Without it the first request that has a tool or
+    /// a format waits for that.
+    pub fn prepare_grammars(&self) {
+        self.grammars().prepare();
+    }
+
     pub(crate) fn engine(&self) -> &EngineHandle {
         &self.0.engine
     }

@@ -1,5 +1,6 @@
 //! The response object before the first token: what the request said, with OpenAI's defaults filled in.
 
+use super::dialogue::recipient;
 use crate::clock;
 use crate::ids::new_id;
 use crate::wire::poly::TextOrObject;
@@ -67,6 +68,17 @@ fn text(asked: TextConfig) -> TextConfig {
     TextConfig {
         format: asked.format.or_else(|| Some(plain())),
         verbosity: asked.verbosity.or_else(|| Some("medium".to_owned())),
+    }
+}
+
+/// Says of the functions whose arguments are not held to their schema that they are not strict.
+pub(crate) fn relax(response: &mut Response, is_relaxed: impl Fn(String) -> bool) {
+    for tool in &mut response.tools {
+        if let ResponseTool::Function(function) = tool
+            && is_relaxed(recipient(None, &function.name))
+        {
+            function.strict = Some(false);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::prepare::ContentRule;
 const MAX_KEPT: usize = 128;
 /// Grammars that are compiled at once, so that hostile ones do not take all cores.
 const MAX_COMPILING: usize = 2;
-/// Longest time for a grammar, waiting included. The library's own limits end a compilation sooner on any machine.
+/// Longest time for a grammar, waiting for others included. The library's own limits end a compilation sooner.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The compiler of one vocabulary and what it compiled.
@@ -61,18 +61,21 @@ impl Grammars {
         }
     }
 
-    /// The grammar of a rule, or the one that stands in for it.
+    /// The grammar of a rule, or the one that stands in for it; and whether it is the rule's own.
     ///
     /// # Errors
     /// 400 naming the rule's field with the reason.
-    pub(crate) async fn of_rule(&self, rule: &ContentRule) -> Result<ContentGrammar, ApiError> {
+    pub(crate) async fn of_rule(&self, rule: &ContentRule) -> Result<(ContentGrammar, bool), ApiError> {
         let error = match self.get(&rule.source).await {
-            Ok(grammar) => return Ok(grammar),
+            Ok(grammar) => return Ok((grammar, true)),
             Err(error) => error,
         };
-        if let (Some(fallback), GrammarError::Refused(reason)) = (&rule.fallback, &error) {
-            tracing::info!(param = rule.param, reason, "a schema is not enforced, only its type is");
-            return self.get(fallback).await.map_err(|error| error.of(&rule.param));
+        if let Some(fallback) = &rule.fallback
+            && !matches!(error, GrammarError::Broken(_))
+        {
+            tracing::info!(param = rule.param, reason = %error, "a schema is not enforced, only its type is");
+            let grammar = self.get(fallback).await.map_err(|error| error.of(&rule.param))?;
+            return Ok((grammar, false));
         }
         Err(error.of(&rule.param))
     }
@@ -81,6 +84,8 @@ impl Grammars {
         if let Some(grammar) = self.lock().find(source) {
             return Ok(grammar);
         }
+        let compiler = self.compiler.clone();
+        blocking(move || compiler.ready().map(|_| ())).await?; // not on the grammar's time
         let grammar = tokio::time::timeout(TIMEOUT, self.compile(source))
             .await
             .map_err(|_| GrammarError::Timeout)??;
@@ -88,12 +93,18 @@ impl Grammars {
         Ok(grammar)
     }
 
+    /// Builds the compiler, if that is not done: with the whole vocabulary it takes seconds.
+    pub(crate) fn prepare(&self) {
+        if let Err(error) = self.compiler.ready() {
+            tracing::error!(%error, "grammars cannot be compiled");
+        }
+    }
+
     async fn compile(&self, source: &GrammarSource) -> Result<ContentGrammar, GrammarError> {
         let _permit =
             self.compiling.acquire().await.map_err(|error| GrammarError::Broken(error.to_string()))?;
         let (compiler, source) = (self.compiler.clone(), source.clone());
-        let compiled = tokio::task::spawn_blocking(move || compiler.compile(&source)).await;
-        compiled.map_err(|error| GrammarError::Broken(error.to_string()))?
+        blocking(move || compiler.compile(&source)).await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -101,12 +112,24 @@ impl Grammars {
     }
 }
 
+/// Runs `work` where it may take its time.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, GrammarError> + Send + 'static,
+) -> Result<T, GrammarError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| GrammarError::Broken(error.to_string()))?
+}
+
 impl LazyCompiler {
-    fn compile(&self, source: &GrammarSource) -> Result<ContentGrammar, GrammarError> {
+    fn ready(&self) -> Result<&GrammarCompiler, GrammarError> {
         let build = || GrammarCompiler::new(&self.tokenizer).map_err(|error| error.to_string());
         let compiler = self.compiler.get_or_init(build).as_ref();
-        let compiler = compiler.map_err(|reason| GrammarError::Broken(reason.clone()))?;
-        compiler.compile(source).map_err(|error: HarmonyError| GrammarError::Refused(error.to_string()))
+        compiler.map_err(|reason| GrammarError::Broken(reason.clone()))
+    }
+
+    fn compile(&self, source: &GrammarSource) -> Result<ContentGrammar, GrammarError> {
+        let refuse = |error: HarmonyError| GrammarError::Refused(error.to_string());
+        self.ready()?.compile(source).map_err(refuse)
     }
 }
 

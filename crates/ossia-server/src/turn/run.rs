@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use ossia_engine::{EngineHandle, Generation, GenerationRequest, SubmitError};
-use ossia_harmony::{Conversation, EnvelopeGrammar, EnvelopeOptions, SpecialToken, Tokenizer, TurnGrammar};
+use ossia_harmony::{
+    Conversation, EnvelopeGrammar, EnvelopeOptions, GrammarScope, SpecialToken, Tokenizer, TurnGrammar,
+};
 
 use super::constraint::TurnConstraint;
 use super::truncate::truncated;
@@ -19,6 +21,8 @@ pub(crate) struct TurnStarter {
     plan: TurnPlan,
     prompt: Vec<u32>,
     grammar: TurnGrammar,
+    /// Messages whose schema could not be compiled and did not have to be.
+    relaxed: Vec<GrammarScope>,
 }
 
 /// A turn under way. Dropping it aborts the generation.
@@ -56,15 +60,23 @@ impl TurnStarter {
                 ApiError::invalid("tools", "invalid_value", format!("Invalid 'tools': {error}."))
             })?;
         let mut contents = Vec::with_capacity(plan.rules.len());
+        let mut relaxed = Vec::new();
         for rule in &plan.rules {
-            contents.push((rule.scope.clone(), state.grammars().of_rule(rule).await?));
+            let (grammar, is_exact) = state.grammars().of_rule(rule).await?;
+            contents.push((rule.scope.clone(), grammar));
+            relaxed.extend((!is_exact).then(|| rule.scope.clone()));
         }
         let grammar = TurnGrammar::new(&tokenizer, envelope, contents);
         let grammar = match plan.max_reasoning_tokens {
             Some(max) => grammar.with_max_reasoning_tokens(max),
             None => grammar,
         };
-        Ok(Self { engine, tokenizer, plan, prompt, grammar })
+        Ok(Self { engine, tokenizer, plan, prompt, grammar, relaxed })
+    }
+
+    /// Whether calls to this recipient are not held to their schema, since it could not be compiled.
+    pub(crate) fn is_relaxed(&self, recipient: String) -> bool {
+        self.relaxed.contains(&GrammarScope::Call(recipient))
     }
 
     /// Tokens of the prompt.

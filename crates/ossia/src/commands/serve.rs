@@ -26,6 +26,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     runtime.block_on(async {
         store.open().await?;
         tokio::spawn(state.clone().keep_house());
+        let grammars = state.clone();
+        tokio::task::spawn_blocking(move || grammars.prepare_grammars());
         let app = ossia_server::router(state);
         let listener = TcpListener::bind((args.host, args.port))
             .await

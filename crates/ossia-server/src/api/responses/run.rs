@@ -1,6 +1,7 @@
 //! A response under way: its events, and what of it is kept when it ends.
 
 use crate::error::ApiError;
+use crate::prepare::echo;
 use crate::prepare::responses::ResponsePlan;
 use crate::state::AppState;
 use crate::store::{EventLog, History, Origin, Store, Tenant, TurnRecord};
@@ -42,8 +43,10 @@ impl Run {
         tenant: &Tenant,
         state: &AppState,
     ) -> Result<Self, ApiError> {
-        let ResponsePlan { turn, stream: _, seal, response, input, history } = plan;
-        let turn = TurnStarter::new(state, turn).await?.start(0)?;
+        let ResponsePlan { turn, stream: _, seal, mut response, input, history } = plan;
+        let starter = TurnStarter::new(state, turn).await?;
+        echo::relax(&mut response, |recipient| starter.is_relaxed(recipient));
+        let turn = starter.start(0)?;
         let seal = seal.then(|| Seal { sealer: state.sealer().clone(), tenant: tenant.clone() });
         let in_conversation = matches!(history.origin, Origin::Conversation { .. });
         let keeper = (response.store || in_conversation).then(|| Keeper {
