@@ -49,7 +49,7 @@ fn cases() -> Vec<(&'static str, GrammarSource, String)> {
         "status": {"enum": ["new", "paid", "shipped"]}},
         "required": ["customer", "items", "status"], "additionalProperties": false});
     let item = |i: usize| {
-        let note = (i % 2 == 0).then_some("Please leave it with the neighbours, the bell is broken.");
+        let note = i.is_multiple_of(2).then_some("Please leave it with the neighbours, the bell is broken.");
         json!({"sku": format!("ABC-{i:04}"), "quantity": i + 1, "price": 9.5 * i as f64, "note": note})
     };
     let text = json!({"customer": {"name": "Ada Lovelace", "email": "ada@example.org", "vip": true},
