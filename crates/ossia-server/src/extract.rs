@@ -9,11 +9,13 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_path_to_error::Path;
 
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::Tenant;
+use crate::strict::Strict;
 
 /// A request body of type `T`.
 pub(crate) struct ApiJson<T>(pub(crate) T);
@@ -110,16 +112,15 @@ fn check_content_length(headers: &HeaderMap, limit_bytes: usize) -> Result<(), A
 /// # Errors
 /// 400: for malformed JSON without `param`, for a value of the wrong type with the path of the field.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
-        // serde would read a list as the fields of a struct in order.
-        let message = "Invalid type for the request body: expected an object.".to_owned();
-        return Err(ApiError::Invalid { param: None, code: Some("invalid_type"), message });
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|error| type_error(error.path(), error.inner()))?;
-    deserializer.end().map_err(|error| syntax_error(&error))?;
-    Ok(value)
+    from_value(serde_json::from_slice(bytes).map_err(|error| syntax_error(&error))?)
+}
+
+/// Reads a parsed body.
+///
+/// # Errors
+/// 400 with the path of the field whose value is of the wrong type.
+pub(crate) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(Strict(value)).map_err(|error| type_error(error.path(), error.inner()))
 }
 
 fn syntax_error(error: &serde_json::Error) -> ApiError {
@@ -128,9 +129,6 @@ fn syntax_error(error: &serde_json::Error) -> ApiError {
 }
 
 fn type_error(path: &Path, error: &serde_json::Error) -> ApiError {
-    if !error.is_data() {
-        return syntax_error(error);
-    }
     let reason = error.to_string();
     let path = if path.iter().len() == 0 { String::new() } else { path.to_string() };
     if let Some(field) = reason.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
@@ -189,11 +187,33 @@ mod tests {
         assert_eq!(path.as_deref(), Some("input[0].content[0].type"));
     }
 
+    /// Derived implementations would take the items of a list for the fields of a struct.
+    #[test]
+    fn a_list_is_no_object() {
+        let cases = [
+            (r#"{"messages": [["user", "hi"]]}"#, "messages[0]"),
+            (r#"{"messages": [{"role": "user", "content": [["text", "hi"]]}]}"#, "messages[0].content[0]"),
+            (r#"{"stream_options": [true]}"#, "stream_options"),
+            (r#"{"tools": [{"type": "function", "function": ["f"]}]}"#, "tools[0].function"),
+            (r#"{"tool_choice": ["function"]}"#, "tool_choice"),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(
+                param::<ChatRequest>(body),
+                (Some(expected.to_owned()), Some("invalid_type")),
+                "{body}"
+            );
+        }
+        let (path, _) = param::<ResponseRequest>(r#"{"input": "x", "reasoning": ["low"]}"#);
+        assert_eq!(path.as_deref(), Some("reasoning"));
+    }
+
     #[test]
     fn names_missing_fields_and_bad_syntax() {
         let (path, code) = param::<ChatRequest>(r#"{"messages": [{"content": "x"}]}"#);
         assert_eq!((path.as_deref(), code), (Some("messages[0].role"), Some("missing_required_parameter")));
-        for body in ["", "{", "{\"messages\": [}", "{} {}", "\u{1}"] {
+        let deep = "[".repeat(200);
+        for body in ["", "{", "{\"messages\": [}", "{} {}", "\u{1}", &deep] {
             assert_eq!(param::<ChatRequest>(body), (None, Some("invalid_json")), "{body:?}");
         }
         assert_eq!(param::<ChatRequest>("[]").1, Some("invalid_type"));

@@ -17,6 +17,7 @@ mod seal;
 mod sse;
 mod state;
 mod store;
+mod strict;
 #[cfg(test)]
 mod test_support;
 mod turn;
