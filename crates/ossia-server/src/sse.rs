@@ -6,6 +6,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::state::ServerConfig;
 
@@ -28,6 +29,13 @@ pub(crate) fn data<T: Serialize>(value: &T) -> Event {
 /// An event with a name, as responses send them.
 pub(crate) fn named<T: Serialize>(name: &str, value: &T) -> Event {
     data(value).event(name)
+}
+
+/// Random characters that fill a text of `len` bytes up to a multiple of 32.
+pub(crate) fn obfuscation(len: usize) -> String {
+    let mut random = Uuid::new_v4().simple().to_string();
+    random.truncate(32 - len % 32);
+    random
 }
 
 /// The end of a stream.

@@ -12,7 +12,8 @@ use crate::wire::responses::{ResponseRequest, SequencedEvent};
 
 /// Checks both APIs on the events of one turn.
 pub(crate) fn fold_check(events: &[TurnEvent]) {
-    check_chat(events);
+    check_chat(events, false);
+    check_chat(events, true);
     check_responses(events);
 }
 
@@ -20,8 +21,8 @@ fn has_failed(events: &[TurnEvent]) -> bool {
     matches!(events.last(), Some(TurnEvent::Finished(end)) if matches!(end.reason, EndReason::Failed(_)))
 }
 
-fn check_chat(events: &[TurnEvent]) {
-    let mut builder = ChunkBuilder::for_test();
+fn check_chat(events: &[TurnEvent], legacy_calls: bool) {
+    let mut builder = ChunkBuilder::for_test(legacy_calls);
     let mut fold = CompletionFold::new(1);
     let (mut content, mut reasoning, mut arguments) = (String::new(), String::new(), Vec::<String>::new());
     for event in events {
@@ -39,6 +40,10 @@ fn check_chat(events: &[TurnEvent]) {
             arguments.resize_with(arguments.len().max(index + 1), String::new);
             arguments[index].push_str(content_of(call));
         }
+        if let Some(text) = delta["function_call"]["arguments"].as_str() {
+            arguments.resize_with(1, String::new);
+            arguments[0].push_str(text);
+        }
     }
     assert!(!has_failed(events));
     let whole =
@@ -47,12 +52,12 @@ fn check_chat(events: &[TurnEvent]) {
     assert_eq!(message["content"].as_str().unwrap_or_default(), content);
     assert_eq!(message["reasoning"].as_str().unwrap_or_default(), reasoning);
     let calls = message["tool_calls"].as_array().cloned().unwrap_or_default();
-    let found: Vec<&str> = calls.iter().map(content_of).collect();
-    assert_eq!(found, arguments);
-    assert_eq!(
-        whole["choices"][0]["finish_reason"] == "tool_calls",
-        !calls.is_empty() && ended_by_call(events)
-    );
+    let legacy = message["function_call"]["arguments"].as_str();
+    let found = calls.iter().map(content_of).chain(legacy);
+    assert_eq!(found.collect::<Vec<_>>(), arguments);
+    let reason = if legacy_calls { "function_call" } else { "tool_calls" };
+    let called = !arguments.is_empty() && ended_by_call(events);
+    assert_eq!(whole["choices"][0]["finish_reason"] == reason, called);
 }
 
 /// The arguments of a function's call, or the input of a custom tool's.

@@ -8,7 +8,7 @@ use super::dialogue::Dialogue;
 use super::effort::{Effort, verbosity};
 use super::format::{FormatFields, OutputFormat, output_format};
 use super::sampling::{SamplingFields, sampling, top_logprobs};
-use super::{TurnPlan, check};
+use super::{TurnPlan, check, content};
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::wire::chat::{ChatRequest, ResponseFormat};
@@ -28,6 +28,9 @@ pub(crate) struct ChatPlan {
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) include_reasoning: bool,
+    pub(crate) include_obfuscation: bool,
+    /// Calls go out in the deprecated shape.
+    pub(crate) legacy_calls: bool,
     pub(crate) metadata: Option<Map<String, Value>>,
 }
 
@@ -40,16 +43,20 @@ pub(crate) fn prepare(request: ChatRequest, state: &AppState) -> Result<ChatPlan
     refuse_unsupported(&request)?;
     check_no_ops(&request)?;
     let stream = request.stream.unwrap_or(false);
-    if request.stream_options.is_some() && !stream {
-        let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
-        return Err(ApiError::invalid("stream_options", "invalid_value", message));
-    }
+    check::stream_options(request.stream_options.is_some(), stream)?;
     let n = check::integer("n", request.n, 1, 128)?.unwrap_or(1) as usize;
-    let include_usage =
-        request.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false);
-    let turn = turn(&request, state)?;
-    let include_reasoning = request.include_reasoning.unwrap_or(true);
-    Ok(ChatPlan { turn, model, n, stream, include_usage, include_reasoning, metadata: request.metadata })
+    let options = request.stream_options.clone().unwrap_or_default();
+    Ok(ChatPlan {
+        turn: turn(&request, state)?,
+        model,
+        n,
+        stream,
+        include_usage: options.include_usage.unwrap_or(false),
+        include_reasoning: request.include_reasoning.unwrap_or(true),
+        include_obfuscation: options.include_obfuscation.unwrap_or(false),
+        legacy_calls: request.functions.is_some(),
+        metadata: request.metadata,
+    })
 }
 
 fn turn(request: &ChatRequest, state: &AppState) -> Result<TurnPlan, ApiError> {
@@ -136,7 +143,8 @@ fn sampling_fields(request: &ChatRequest) -> Result<SamplingFields<'_>, ApiError
     })
 }
 
-fn stop(value: Option<&TextOrList<String>>) -> Result<Vec<String>, ApiError> {
+/// `stop`: at most four strings.
+pub(super) fn stop(value: Option<&TextOrList<String>>) -> Result<Vec<String>, ApiError> {
     let stops = match value {
         None => return Ok(Vec::new()),
         Some(TextOrList::Text(text)) => std::slice::from_ref(text),
@@ -158,10 +166,9 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
     check::absent("audio", request.audio.as_ref(), text_only)?;
     check::absent("web_search_options", request.web_search_options.as_ref(), "There is no web search here.")?;
     check::absent("moderation", request.moderation.as_ref(), "There is no moderation here.")?;
-    check::absent("functions", request.functions.as_ref(), "Use 'tools' instead.")?;
-    check::absent("function_call", request.function_call.as_ref(), "Use 'tool_choice' instead.")?;
-    let obfuscation = request.stream_options.as_ref().and_then(|options| options.include_obfuscation);
-    check::off("stream_options.include_obfuscation", obfuscation, "Streams are not padded.")?;
+    for modality in request.modalities.iter().flatten() {
+        check::word("modalities", Some(modality), &["text", "audio"])?;
+    }
     if request.modalities.iter().flatten().any(|modality| modality != "text") {
         return Err(ApiError::unsupported("modalities", text_only));
     }
@@ -185,8 +192,14 @@ fn response_format(format: Option<&ResponseFormat>) -> Result<Option<OutputForma
     })
 }
 
-/// Fields that OpenAI lets a server ignore: `user`, `prediction`, `prompt_cache_*` and these.
+/// Fields that OpenAI lets a server ignore: `user`, `prompt_cache_*` and these.
 fn check_no_ops(request: &ChatRequest) -> Result<(), ApiError> {
+    if let Some(prediction) = &request.prediction {
+        check::word("prediction.type", Some(&prediction.kind), &["content"])?;
+        content::text("prediction.content", &prediction.content)?;
+    }
+    check::word("prompt_cache_retention", request.prompt_cache_retention.as_deref(), &["in_memory", "24h"])?;
+    check::safety_identifier(request.safety_identifier.as_deref())?;
     check::service_tier(request.service_tier.as_deref())?;
     check::metadata(request.metadata.as_ref())
 }

@@ -36,8 +36,9 @@ impl Dialogue {
             ChatRole::Function => {
                 let name =
                     message.name.as_deref().ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
-                let text = required_text(param, message)?;
-                self.say(Message::tool_result(name, text));
+                let text =
+                    message.content.as_ref().map(|found| content::text(&format!("{param}.content"), found));
+                self.say(Message::tool_result(name, text.transpose()?.unwrap_or_default()));
             }
         }
         Ok(())
@@ -45,6 +46,10 @@ impl Dialogue {
 
     /// Reasoning, text, calls, in the order in which the model produces them.
     fn push_assistant_message(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
+        if message.audio.is_some() {
+            let reason = "The model reads and writes text only: send the audio's transcript as 'content'.";
+            return Err(ApiError::unsupported(format!("{param}.audio"), reason));
+        }
         let calls = message.tool_calls.as_deref().unwrap_or_default();
         let has_calls = !calls.is_empty() || message.function_call.is_some();
         if message.content.is_none() && message.refusal.is_none() && !has_calls {

@@ -1,7 +1,7 @@
 //! `tools` and `tool_choice` of a chat request.
 
-use super::check;
 use super::tools::{self, Choice, CustomFormat, Declared, Kind, Strict, ToolPlan, ToolRef, custom_format};
+use super::{chat_functions, check};
 use crate::error::ApiError;
 use crate::wire::chat::{ChatRequest, ChatTool, ChatToolChoice, CustomObject, ToolName};
 use crate::wire::poly::TextOrObject;
@@ -11,6 +11,9 @@ use crate::wire::poly::TextOrObject;
 /// # Errors
 /// 400 naming the declaration or the choice at fault.
 pub(crate) fn tool_plan(request: &ChatRequest) -> Result<ToolPlan, ApiError> {
+    if let Some(plan) = chat_functions::plan(request)? {
+        return Ok(plan);
+    }
     let tools = request.tools.as_deref().unwrap_or_default();
     let declared: Vec<Declared<'_>> =
         tools.iter().enumerate().map(|(i, tool)| declared(i, tool)).collect::<Result<_, _>>()?;

@@ -59,9 +59,31 @@ pub(crate) fn off(param: &str, value: Option<bool>, reason: &str) -> Result<(), 
     if value == Some(true) { Err(ApiError::unsupported(param, reason)) } else { Ok(()) }
 }
 
+/// `stream_options` belongs to a stream.
+pub(crate) fn stream_options(present: bool, stream: bool) -> Result<(), ApiError> {
+    if present && !stream {
+        let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
+        return Err(ApiError::invalid("stream_options", "invalid_value", message));
+    }
+    Ok(())
+}
+
 /// The fields of both APIs that OpenAI lets a server ignore: their values are checked and they change nothing.
 pub(crate) fn service_tier(value: Option<&str>) -> Result<(), ApiError> {
     word("service_tier", value, &["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"])
+}
+
+/// `safety_identifier`: at most 64 characters, checked and without effect.
+pub(crate) fn safety_identifier(value: Option<&str>) -> Result<(), ApiError> {
+    match value.map(|text| text.chars().count()) {
+        Some(found) if found > 64 => {
+            let message = format!(
+                "Invalid 'safety_identifier': string too long. Expected at most 64 characters, but got {found}."
+            );
+            Err(ApiError::invalid("safety_identifier", "string_above_max_length", message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `metadata`: at most 16 pairs, keys of at most 64 and string values of at most 512 characters.

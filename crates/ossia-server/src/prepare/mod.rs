@@ -2,6 +2,7 @@
 //! prompt turns out too long.
 
 pub(crate) mod chat;
+mod chat_functions;
 mod chat_messages;
 mod chat_tools;
 pub(crate) mod check;

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::error::ApiError;
 use crate::ids::new_id;
 use crate::prepare::chat::ChatPlan;
+use crate::sse;
 use crate::turn::{EndReason, PartKind, TurnEnd, TurnEvent, Usage};
 use crate::wire::chat::{
     ChatChunk, ChunkChoice, CustomDelta, Delta, FinishReason, FunctionDelta, ToolCallDelta,
@@ -22,6 +23,7 @@ pub(crate) struct ChunkBuilder {
     model: String,
     include_usage: bool,
     include_reasoning: bool,
+    include_obfuscation: bool,
     choices: Vec<ChoiceState>,
     usage: Usage,
 }
@@ -35,6 +37,8 @@ struct ChoiceState {
     /// Text is due that sets this part off from the one before.
     separate: bool,
     num_calls: usize,
+    /// Calls go out in the deprecated shape, which has room for one.
+    legacy_calls: bool,
 }
 
 impl ChunkBuilder {
@@ -46,20 +50,22 @@ impl ChunkBuilder {
             model: plan.model.clone(),
             include_usage: plan.include_usage,
             include_reasoning: plan.include_reasoning,
-            choices: vec![ChoiceState::default(); plan.n],
+            include_obfuscation: plan.include_obfuscation,
+            choices: vec![ChoiceState { legacy_calls: plan.legacy_calls, ..ChoiceState::default() }; plan.n],
             usage: Usage::default(),
         }
     }
 
     #[cfg(test)]
-    pub(crate) fn for_test() -> Self {
+    pub(crate) fn for_test(legacy_calls: bool) -> Self {
         Self {
             id: "chatcmpl-0".to_owned(),
             created: 0,
             model: "m".to_owned(),
             include_usage: false,
             include_reasoning: true,
-            choices: vec![ChoiceState::default()],
+            include_obfuscation: false,
+            choices: vec![ChoiceState { legacy_calls, ..ChoiceState::default() }],
             usage: Usage::default(),
         }
     }
@@ -74,6 +80,7 @@ impl ChunkBuilder {
     /// # Errors
     /// 500 if the engine failed.
     pub(crate) fn push(&mut self, index: usize, event: TurnEvent) -> Result<Option<ChatChunk>, ApiError> {
+        let num_bytes = if let TurnEvent::Delta { text, .. } = &event { text.len() } else { 0 };
         let choice = match event {
             TurnEvent::Started => Some(change(index, role_delta(), Vec::new())),
             TurnEvent::PartStart(kind) => {
@@ -85,7 +92,11 @@ impl ChunkBuilder {
             TurnEvent::PartEnd { .. } => None,
             TurnEvent::Finished(end) => Some(self.finished(index, end)?),
         };
-        Ok(choice.map(|choice| self.chunk(vec![choice], self.include_usage.then_some(None))))
+        let obfuscation = self.include_obfuscation.then(|| sse::obfuscation(num_bytes));
+        Ok(choice.map(|choice| ChatChunk {
+            obfuscation,
+            ..self.chunk(vec![choice], self.include_usage.then_some(None))
+        }))
     }
 
     /// The last chunk: no choices, all the counts.
@@ -101,6 +112,7 @@ impl ChunkBuilder {
     fn finished(&mut self, index: usize, end: TurnEnd) -> Result<ChunkChoice, ApiError> {
         let finish_reason = match end.reason {
             EndReason::Stop => FinishReason::Stop,
+            EndReason::ToolCalls if self.choices[index].legacy_calls => FinishReason::FunctionCall,
             EndReason::ToolCalls => FinishReason::ToolCalls,
             EndReason::Length => FinishReason::Length,
             EndReason::Failed(reason) => return Err(ApiError::Internal { reason }),
@@ -125,6 +137,7 @@ impl ChunkBuilder {
             service_tier: "default",
             system_fingerprint: concat!("ossia-", env!("CARGO_PKG_VERSION")).to_owned(),
             usage,
+            obfuscation: None,
         }
     }
 }
@@ -138,10 +151,7 @@ impl ChoiceState {
         };
         self.num_calls += usize::from(matches!(kind, PartKind::Call(_)));
         let delta = match &kind {
-            PartKind::Call(tool) => {
-                let name = Some(tool.name.clone());
-                Some(call_delta(self.num_calls - 1, tool.custom, name, String::new()))
-            }
+            PartKind::Call(tool) => self.call(tool.custom, Some(tool.name.clone()), String::new()),
             _ => None,
         };
         self.part = Some(kind);
@@ -156,8 +166,19 @@ impl ChoiceState {
                 Delta { reasoning: Some(text.clone()), reasoning_content: Some(text), ..Delta::default() }
             }
             PartKind::Preamble | PartKind::Answer => Delta { content: Some(text), ..Delta::default() },
-            PartKind::Call(tool) => call_delta(self.num_calls - 1, tool.custom, None, text),
+            PartKind::Call(tool) => return self.call(tool.custom, None, text),
         })
+    }
+
+    /// A piece of the call under way: its name, or more of its arguments.
+    fn call(&self, custom: bool, name: Option<String>, arguments: String) -> Option<Delta> {
+        match self.legacy_calls {
+            false => Some(call_delta(self.num_calls - 1, custom, name, arguments)),
+            true if self.num_calls == 1 => {
+                Some(Delta { function_call: Some(FunctionDelta { name, arguments }), ..Delta::default() })
+            }
+            true => None,
+        }
     }
 }
 
@@ -192,7 +213,8 @@ fn change(index: usize, delta: Delta, logprobs: Vec<TokenLogprob>) -> ChunkChoic
     ChunkChoice { index, delta, logprobs, finish_reason: None }
 }
 
-fn wire_usage(usage: Usage) -> CompletionUsage {
+/// Counts in the words of chat completions.
+pub(crate) fn wire_usage(usage: Usage) -> CompletionUsage {
     CompletionUsage {
         prompt_tokens: usage.prompt_tokens,
         completion_tokens: usage.completion_tokens,

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::wire::chat::{
-    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, FinishReason, ToolCall,
-    ToolCallDelta,
+    AssistantMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, FinishReason, FunctionCall,
+    FunctionDelta, ToolCall, ToolCallDelta,
 };
 use crate::wire::logprobs::TokenLogprob;
 
@@ -19,6 +19,7 @@ struct ChoiceFold {
     content: String,
     reasoning: Option<String>,
     tool_calls: Vec<ToolCall>,
+    function_call: Option<FunctionCall>,
     logprobs: Option<Vec<TokenLogprob>>,
     finish_reason: Option<FinishReason>,
 }
@@ -62,6 +63,7 @@ impl ChoiceFold {
             self.reasoning.get_or_insert_default().push_str(text);
         }
         delta.tool_calls.iter().flatten().for_each(|call| self.push_call(call));
+        delta.function_call.iter().for_each(|call| self.push_legacy_call(call));
         if let Some(tokens) = choice.logprobs.as_ref().and_then(|logprobs| logprobs.content.as_ref()) {
             self.logprobs.get_or_insert_default().extend_from_slice(tokens);
         }
@@ -90,14 +92,22 @@ impl ChoiceFold {
         }
     }
 
+    fn push_legacy_call(&mut self, delta: &FunctionDelta) {
+        let call = self.function_call.get_or_insert_default();
+        call.name.push_str(delta.name.as_deref().unwrap_or_default());
+        call.arguments.push_str(&delta.arguments);
+    }
+
     fn finish(self, index: usize) -> ChatChoice {
-        let silent = self.content.is_empty() && !self.tool_calls.is_empty();
+        let calls = !self.tool_calls.is_empty() || self.function_call.is_some();
+        let silent = self.content.is_empty() && calls;
         let message = AssistantMessage {
             role: "assistant",
             content: (!silent).then_some(self.content),
             refusal: None,
             annotations: Vec::new(),
             tool_calls: (!self.tool_calls.is_empty()).then_some(self.tool_calls),
+            function_call: self.function_call,
             reasoning_content: self.reasoning.clone(),
             reasoning: self.reasoning,
         };

@@ -1,6 +1,7 @@
 //! Messages of a chat request.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::wire::content::Content;
 
@@ -18,6 +19,9 @@ pub struct ChatMessage {
     pub tool_calls: Option<Vec<ToolCall>>,
     #[serde(default)]
     pub tool_call_id: Option<String>,
+    /// A reference to an earlier audio answer.
+    #[serde(default)]
+    pub audio: Option<Value>,
     /// Deprecated form of `tool_calls`.
     #[serde(default)]
     pub function_call: Option<FunctionCall>,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::ChatMessage;
+use crate::wire::content::Content;
 use crate::wire::poly::{TextOrList, TextOrObject};
 
 /// Every field of OpenAI's document, then the extensions that users bring from other servers.
@@ -16,8 +17,10 @@ pub struct ChatRequest {
     pub model: Option<String>,
     pub audio: Option<Value>,
     pub frequency_penalty: Option<f64>,
-    pub function_call: Option<Value>,
-    pub functions: Option<Vec<Value>>,
+    /// Deprecated form of `tool_choice`.
+    pub function_call: Option<TextOrObject<ToolName>>,
+    /// Deprecated form of `tools`.
+    pub functions: Option<Vec<FunctionObject>>,
     pub logit_bias: Option<HashMap<String, f64>>,
     pub logprobs: Option<bool>,
     pub max_completion_tokens: Option<i64>,
@@ -27,7 +30,7 @@ pub struct ChatRequest {
     pub moderation: Option<Value>,
     pub n: Option<i64>,
     pub parallel_tool_calls: Option<bool>,
-    pub prediction: Option<Value>,
+    pub prediction: Option<Prediction>,
     pub presence_penalty: Option<f64>,
     pub prompt_cache_key: Option<String>,
     pub prompt_cache_retention: Option<String>,
@@ -71,6 +74,14 @@ pub struct ChatRequest {
 pub struct StreamOptions {
     pub include_usage: Option<bool>,
     pub include_obfuscation: Option<bool>,
+}
+
+/// `prediction`; `type` is `content`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Prediction {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub content: Content,
 }
 
 /// `response_format`; `type` is `text`, `json_object` or `json_schema`.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::ToolCall;
+use super::{FunctionCall, ToolCall};
 use crate::wire::logprobs::ChoiceLogprobs;
 use crate::wire::usage::CompletionUsage;
 
@@ -40,6 +40,9 @@ pub struct AssistantMessage {
     pub annotations: Vec<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<ToolCall>>,
+    /// In place of `tool_calls` when the request had the deprecated `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCall>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,6 +56,7 @@ pub enum FinishReason {
     Stop,
     Length,
     ToolCalls,
+    FunctionCall,
 }
 
 /// `chat.completion.chunk`.
@@ -68,6 +72,9 @@ pub struct ChatChunk {
     /// Outer `None`: the key is not sent. Inner `None`: `null`, as in every chunk but the last when usage is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Option<CompletionUsage>>,
+    /// Random characters that hide the length of the text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub obfuscation: Option<String>,
 }
 
 /// A change of one choice.
@@ -92,6 +99,8 @@ pub struct Delta {
     pub reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<ToolCallDelta>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionDelta>,
 }
 
 /// A piece of a tool call: id, type and name come with the first piece only.
@@ -108,7 +117,7 @@ pub struct ToolCallDelta {
     pub custom: Option<CustomDelta>,
 }
 
-/// The function's part of a [`ToolCallDelta`].
+/// The function's part of a [`ToolCallDelta`], or the deprecated call.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FunctionDelta {
     #[serde(skip_serializing_if = "Option::is_none")]
