@@ -12,7 +12,7 @@ use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetReques
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
-use crate::api::{chat, conversations, health, loads, models, responses};
+use crate::api::{chat, completions, conversations, health, loads, models, responses, tokens};
 use crate::error::ApiError;
 use crate::state::AppState;
 
@@ -33,11 +33,15 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         .route("/v1/chat/completions", get(chat::stored::list).post(chat::create))
+        .route("/v1/chat/completions/render", post(tokens::render_chat))
         .route(
             "/v1/chat/completions/{id}",
             get(chat::stored::retrieve).post(chat::stored::update).delete(chat::stored::delete),
         )
         .route("/v1/chat/completions/{id}/messages", get(chat::stored::messages))
+        .route("/v1/completions", post(completions::create))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
         .route("/v1/conversations", post(conversations::create))
         .route(
             "/v1/conversations/{id}",

@@ -1,6 +1,7 @@
 //! The routes: thin handlers, and the builders of OpenAI's events.
 
 pub(crate) mod chat;
+pub(crate) mod completions;
 pub(crate) mod conversations;
 pub(crate) mod health;
 pub(crate) mod loads;
@@ -9,6 +10,7 @@ pub(crate) mod page;
 pub(crate) mod responses;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tokens;
 
 #[cfg(test)]
 pub(crate) use tests::fold_check;

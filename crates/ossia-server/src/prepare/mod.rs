@@ -6,6 +6,7 @@ mod chat_functions;
 mod chat_messages;
 mod chat_tools;
 pub(crate) mod check;
+pub(crate) mod completions;
 mod content;
 mod dialogue;
 pub(crate) mod echo;

@@ -4,6 +4,7 @@
 use ossia_engine::{FinishReason, GeneratedToken, GenerationEvent, TokenLogprobs};
 use ossia_harmony::{Channel, Header, MessageEnd, ParserEvent, StreamableParser, Tokenizer};
 
+use super::reader::Reader;
 use super::stop::{Passed, StopGate};
 use super::{Callable, EndReason, PartKind, TurnEnd, TurnEvent, Usage};
 use crate::wire::logprobs::{TokenLogprob, TopLogprob};
@@ -12,7 +13,7 @@ use crate::wire::logprobs::{TokenLogprob, TopLogprob};
 #[derive(Debug)]
 pub(crate) struct TurnBuilder {
     tokenizer: Tokenizer,
-    parser: StreamableParser,
+    reader: Reader,
     stops: Vec<String>,
     stop_token_ids: Vec<u32>,
     tools: Vec<Callable>,
@@ -34,10 +35,20 @@ struct OpenPart {
 impl TurnBuilder {
     /// A builder at the beginning of a turn. `stop_token_ids` are the request's own; their text is not emitted.
     pub(crate) fn new(tokenizer: Tokenizer, stops: Vec<String>, stop_token_ids: Vec<u32>) -> Self {
-        let parser = StreamableParser::new(tokenizer.clone());
+        let reader = Reader::Harmony(StreamableParser::new(tokenizer.clone()));
+        Self::with_reader(reader, tokenizer, stops, stop_token_ids)
+    }
+
+    /// A builder that reads tokens in its own way.
+    pub(crate) fn with_reader(
+        reader: Reader,
+        tokenizer: Tokenizer,
+        stops: Vec<String>,
+        stop_token_ids: Vec<u32>,
+    ) -> Self {
         Self {
             tokenizer,
-            parser,
+            reader,
             stops,
             stop_token_ids,
             tools: Vec::new(),
@@ -68,6 +79,8 @@ impl TurnBuilder {
                 self.usage.prompt_tokens = num_prompt_tokens;
                 self.usage.cached_tokens = num_cached_tokens;
                 out.push(TurnEvent::Started);
+                let events = self.reader.start();
+                events.into_iter().for_each(|event| self.push_parsed(event, true, out));
             }
             GenerationEvent::Token(token) => self.push_token(token, out),
             GenerationEvent::Finished(reason) => self.finish(reason, out),
@@ -81,11 +94,11 @@ impl TurnBuilder {
         }
         if let (Some(logprobs), Some(part)) = (&token.logprobs, &mut self.part) {
             let is_text = matches!(part.kind, PartKind::Answer | PartKind::Preamble);
-            if is_text && self.tokenizer.is_special(token.id).is_none() {
+            if is_text && self.reader.is_text(&self.tokenizer, token.id) {
                 part.gate.push_token(wire_logprob(&self.tokenizer, token.id, logprobs));
             }
         }
-        for event in self.parser.push(token.id) {
+        for event in self.reader.push(token.id) {
             if !self.ended {
                 self.push_parsed(event, true, out);
             }
@@ -139,7 +152,7 @@ impl TurnBuilder {
 
     fn finish(&mut self, reason: FinishReason, out: &mut Vec<TurnEvent>) {
         let cut_is_complete = reason == FinishReason::Stop;
-        for event in self.parser.finish() {
+        for event in self.reader.finish() {
             if !self.ended {
                 self.push_parsed(event, cut_is_complete, out);
             }

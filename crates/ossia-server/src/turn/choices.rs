@@ -3,49 +3,53 @@
 
 use futures::stream::{BoxStream, SelectAll, StreamExt, unfold};
 
-use super::{EndReason, Turn, TurnEnd, TurnEvent, TurnStarter, Usage};
+use super::{Turn, TurnEvent};
 use crate::error::ApiError;
+
+/// Starts the turn of the answer with this index.
+type Starter = Box<dyn Fn(usize) -> Result<Turn, ApiError> + Send>;
 
 /// All answers of a request, merged. Dropping it aborts them.
 pub(crate) struct Choices {
-    starter: TurnStarter,
+    start: Starter,
     n: usize,
     others_started: bool,
     running: SelectAll<BoxStream<'static, (usize, TurnEvent)>>,
 }
 
 impl Choices {
-    /// Starts the first answer.
+    /// Starts the first of `n` answers with `start`, which starts the others later.
     ///
     /// # Errors
-    /// As [`TurnStarter::start`].
-    pub(crate) fn start(starter: TurnStarter, n: usize) -> Result<Self, ApiError> {
-        let first = starter.start(0)?;
-        let running = SelectAll::from_iter([events(0, first)]);
-        Ok(Self { starter, n, others_started: n == 1, running })
+    /// Those of `start` for the first answer.
+    pub(crate) fn start(
+        start: impl Fn(usize) -> Result<Turn, ApiError> + Send + 'static,
+        n: usize,
+    ) -> Result<Self, ApiError> {
+        let running = SelectAll::from_iter([events(0, start(0)?)]);
+        Ok(Self { start: Box::new(start), n, others_started: n == 1, running })
     }
 
     /// The next event of any answer; `None` when all have finished.
-    pub(crate) async fn next(&mut self) -> Option<(usize, TurnEvent)> {
+    ///
+    /// # Errors
+    /// Those of `start` for another answer.
+    pub(crate) async fn next(&mut self) -> Option<Result<(usize, TurnEvent), ApiError>> {
         let (index, event) = self.running.next().await?;
         if !self.others_started && event != TurnEvent::Started {
             self.others_started = true;
-            (1..self.n).for_each(|index| self.start_other(index));
+            if let Err(error) = self.start_others() {
+                return Some(Err(error));
+            }
         }
-        Some((index, event))
+        Some(Ok((index, event)))
     }
 
-    /// An answer that cannot start has failed.
-    fn start_other(&mut self, index: usize) {
-        let stream = match self.starter.start(index) {
-            Ok(turn) => events(index, turn),
-            Err(error) => {
-                let reason = EndReason::Failed(error.to_string());
-                let end = TurnEnd { reason, usage: Usage::default() };
-                futures::stream::iter([(index, TurnEvent::Finished(end))]).boxed()
-            }
-        };
-        self.running.push(stream);
+    fn start_others(&mut self) -> Result<(), ApiError> {
+        for index in 1..self.n {
+            self.running.push(events(index, (self.start)(index)?));
+        }
+        Ok(())
     }
 }
 

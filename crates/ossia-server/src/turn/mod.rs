@@ -4,6 +4,8 @@ mod builder;
 mod choices;
 mod constraint;
 mod grammars;
+mod raw;
+mod reader;
 mod run;
 mod stop;
 #[cfg(test)]
@@ -13,7 +15,8 @@ mod truncate;
 pub(crate) use builder::TurnBuilder;
 pub(crate) use choices::Choices;
 pub(crate) use grammars::Grammars;
-pub(crate) use run::{Turn, TurnStarter};
+pub(crate) use raw::RawStarter;
+pub(crate) use run::{Turn, TurnStarter, render};
 
 use crate::wire::logprobs::TokenLogprob;
 

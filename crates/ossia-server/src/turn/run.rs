@@ -41,13 +41,7 @@ impl TurnStarter {
     pub(crate) async fn new(state: &AppState, plan: TurnPlan) -> Result<Self, ApiError> {
         let (engine, tokenizer) = (state.engine().clone(), state.tokenizer().clone());
         let max = engine.config().max_model_len;
-        let render = |conversation: &Conversation| {
-            let mut prompt = conversation.render_prompt(&tokenizer);
-            if plan.skip_analysis {
-                push_empty_analysis(&tokenizer, &mut prompt);
-            }
-            prompt
-        };
+        let render = |conversation: &Conversation| render(conversation, plan.skip_analysis, &tokenizer);
         let mut prompt = render(&plan.conversation);
         if plan.truncate {
             prompt = truncated(prompt, &plan, max, render);
@@ -107,11 +101,16 @@ impl TurnStarter {
         let builder =
             TurnBuilder::new(self.tokenizer.clone(), plan.stop.clone(), plan.stop_token_ids.clone())
                 .with_tools(plan.callable.clone());
-        Ok(Turn { generation: Some(generation), builder, ready: VecDeque::new() })
+        Ok(Turn::new(generation, builder))
     }
 }
 
 impl Turn {
+    /// A turn that follows `generation`.
+    pub(super) fn new(generation: Generation, builder: TurnBuilder) -> Self {
+        Self { generation: Some(generation), builder, ready: VecDeque::new() }
+    }
+
     /// The next event; `None` after `Finished`. Safe to cancel.
     pub(crate) async fn next(&mut self) -> Option<TurnEvent> {
         loop {
@@ -127,6 +126,15 @@ impl Turn {
             }
         }
     }
+}
+
+/// The prompt of a turn.
+pub(crate) fn render(conversation: &Conversation, skip_analysis: bool, tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut prompt = conversation.render_prompt(tokenizer);
+    if skip_analysis {
+        push_empty_analysis(tokenizer, &mut prompt);
+    }
+    prompt
 }
 
 /// `<|channel|>analysis<|message|><|end|><|start|>assistant` after the prompt's own `<|start|>assistant`.
@@ -151,7 +159,7 @@ fn envelope(plan: &TurnPlan, vocab_size: usize) -> EnvelopeOptions {
     }
 }
 
-fn submit_error(prompt_param: &'static str, error: SubmitError) -> ApiError {
+pub(super) fn submit_error(prompt_param: &'static str, error: SubmitError) -> ApiError {
     match error {
         SubmitError::PromptTooLong { len, max } => ApiError::ContextLength { param: prompt_param, len, max },
         SubmitError::InvalidToken { param, .. } | SubmitError::InvalidParameter { param, .. } => {

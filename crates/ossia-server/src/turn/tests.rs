@@ -4,6 +4,7 @@ use ossia_engine::{FinishReason, GeneratedToken, GenerationEvent, TokenLogprobs}
 use ossia_harmony::{SpecialToken, Tokenizer};
 use proptest::prelude::*;
 
+use super::reader::Reader;
 use super::{Callable, EndReason, PartKind, TurnBuilder, TurnEnd, TurnEvent};
 use crate::test_support::small;
 
@@ -70,6 +71,10 @@ pub(crate) fn run(tokens: &[u32], stops: &[&str], finish: &FinishReason) -> Vec<
         name: "write".to_owned(),
         custom: true,
     }]);
+    follow(&mut builder, tokens, finish)
+}
+
+fn follow(builder: &mut TurnBuilder, tokens: &[u32], finish: &FinishReason) -> Vec<TurnEvent> {
     let mut events = Vec::new();
     builder.push(GenerationEvent::Started { num_prompt_tokens: 10, num_cached_tokens: 4 }, &mut events);
     for &id in tokens {
@@ -126,8 +131,14 @@ fn end_of(events: &[TurnEvent]) -> &TurnEnd {
     }
 }
 
+/// `OSSIA_TEST_TURNS` turns, or few enough for every test run.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("OSSIA_TEST_TURNS").ok().and_then(|number| number.parse().ok());
+    ProptestConfig::with_cases(cases.unwrap_or(2_000))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(config())]
 
     #[test]
     fn any_tokens_give_a_valid_turn(
@@ -149,6 +160,23 @@ proptest! {
             prop_assert_eq!(end.usage.completion_tokens, ids.len());
         }
         crate::api::fold_check(&events);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn any_tokens_are_raw_text(pieces in prop::collection::vec(piece(), 0..40), skip_special_tokens: bool) {
+        let tokenizer = small();
+        let ids = tokens(&tokenizer, &pieces);
+        let reader = Reader::raw(tokenizer.clone(), skip_special_tokens);
+        let mut builder = TurnBuilder::with_reader(reader, tokenizer.clone(), Vec::new(), Vec::new());
+        let events = follow(&mut builder, &ids, &FinishReason::Length);
+        check_nesting(&events);
+        let is_text = |id: &u32| !skip_special_tokens || !tokenizer.control_token_ids().contains(id);
+        let text: Vec<u32> = ids.iter().copied().filter(is_text).collect();
+        prop_assert_eq!(text_of(&events, &PartKind::Answer), tokenizer.decode(&text));
     }
 }
 

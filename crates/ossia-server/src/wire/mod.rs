@@ -7,6 +7,7 @@
 #![allow(missing_docs)]
 
 pub mod chat;
+pub mod completion;
 pub mod content;
 pub mod conversations;
 pub mod error;
@@ -16,4 +17,5 @@ pub mod model;
 pub mod page;
 pub mod poly;
 pub mod responses;
+pub mod tokens;
 pub mod usage;

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 
-pub(crate) use chunks::ChunkBuilder;
+pub(crate) use chunks::{ChunkBuilder, wire_usage};
 pub(crate) use fold::CompletionFold;
 use stored::Keeper;
 
@@ -32,7 +32,7 @@ pub(crate) async fn create(
     let plan = prepare(request, &state)?;
     let builder = ChunkBuilder::new(&plan);
     let starter = TurnStarter::new(&state, plan.turn.clone()).await?;
-    let choices = Choices::start(starter, plan.n)?;
+    let choices = Choices::start(move |index| starter.start(index), plan.n)?;
     if plan.stream {
         return Ok(sse::response(state.config(), stream(choices, builder, plan, keeper)));
     }
@@ -46,7 +46,8 @@ async fn complete(
     keeper: Option<Keeper>,
 ) -> Result<ChatCompletion, ApiError> {
     let mut fold = CompletionFold::new(plan.n);
-    while let Some((index, event)) = choices.next().await {
+    while let Some(next) = choices.next().await {
+        let (index, event) = next?;
         if let Some(chunk) = builder.push(index, event)? {
             fold.push(&chunk);
         }
@@ -66,8 +67,8 @@ fn stream(
 ) -> impl Stream<Item = Result<axum::response::sse::Event, std::convert::Infallible>> {
     async_stream::stream! {
         let mut fold = CompletionFold::new(plan.n);
-        while let Some((index, event)) = choices.next().await {
-            match builder.push(index, event) {
+        while let Some(next) = choices.next().await {
+            match next.and_then(|(index, event)| builder.push(index, event)) {
                 Ok(Some(chunk)) => {
                     if keeper.is_some() {
                         fold.push(&chunk);
