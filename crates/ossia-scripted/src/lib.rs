@@ -17,6 +17,7 @@
 //! * `pattern`: plain text, case matters; the empty pattern always matches.
 //! * `text`: harmony as it follows `<|start|>assistant`, special tokens included. Text without a special token is a
 //!   final message.
+//! * `after_tools`: `true` plays the rule only once tools have answered the last user message, `false` only before.
 //! * `tokens`: token ids, in place of `text`.
 //! * `delay_ms`: milliseconds per token, in place of the runner's.
 //!

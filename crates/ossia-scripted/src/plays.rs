@@ -37,7 +37,7 @@ impl Plays {
         prompt: &[u32],
         said: &Prompt,
     ) -> Self {
-        let rule = rules.find(&said.last_user);
+        let rule = rules.find(&said.last_user, !said.tool_results.is_empty());
         let ruled = rule.map(|rule| ruled(tokenizer, &rule.script)).unwrap_or_default();
         let texts = situation(said).into_iter().map(|text| tokenizer.encode_with_special_tokens(&text));
         let scripts: Vec<Vec<u32>> = ruled.into_iter().chain(texts).collect();

@@ -15,6 +15,8 @@ pub struct Rules(Vec<Rule>);
 pub struct Rule {
     /// Text that has to occur in the last user message.
     pub pattern: String,
+    /// If set, whether results of tools have to stand after the last user message, or must not.
+    pub after_tools: Option<bool>,
     /// What to say.
     pub script: Script,
     /// Pause per token, in place of the runner's.
@@ -36,6 +38,8 @@ pub enum Script {
 struct RawRule {
     pattern: String,
     #[serde(default)]
+    after_tools: Option<bool>,
+    #[serde(default)]
     text: Option<String>,
     #[serde(default)]
     tokens: Option<Vec<u32>>,
@@ -53,9 +57,12 @@ impl Rules {
         raw.into_iter().enumerate().map(|(index, rule)| rule.check(index)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The first rule whose pattern occurs in `message`.
-    pub(crate) fn find(&self, message: &str) -> Option<&Rule> {
-        self.0.iter().find(|rule| message.contains(&rule.pattern))
+    /// The first rule that fits: the last user message and whether tools have answered it.
+    pub(crate) fn find(&self, message: &str, after_tools: bool) -> Option<&Rule> {
+        let fits = |rule: &&Rule| {
+            message.contains(&rule.pattern) && rule.after_tools.is_none_or(|wanted| wanted == after_tools)
+        };
+        self.0.iter().find(fits)
     }
 
     /// Refuses token ids that the vocabulary does not have.
@@ -83,7 +90,8 @@ impl RawRule {
             (None, Some(tokens)) => Script::Tokens(tokens),
             _ => return Err(ScriptedError::Script { index }),
         };
-        Ok(Rule { pattern: self.pattern, script, delay: self.delay_ms.map(Duration::from_millis) })
+        let delay = self.delay_ms.map(Duration::from_millis);
+        Ok(Rule { pattern: self.pattern, after_tools: self.after_tools, script, delay })
     }
 }
 
@@ -96,11 +104,20 @@ mod tests {
         let json = r#"[{"pattern": "a", "text": "1"}, {"pattern": "b", "tokens": [2], "delay_ms": 5},
                        {"pattern": "", "text": "3"}]"#;
         let rules = Rules::from_json(json).expect("good rules");
-        let script = |message| rules.find(message).map(|rule| rule.script.clone());
+        let script = |message| rules.find(message, false).map(|rule| rule.script.clone());
         assert_eq!(script("ba"), Some(Script::Text("1".to_owned())));
         assert_eq!(script("b"), Some(Script::Tokens(vec![2])));
         assert_eq!(script("B"), Some(Script::Text("3".to_owned())));
-        assert_eq!(rules.find("b").and_then(|rule| rule.delay), Some(Duration::from_millis(5)));
+        assert_eq!(rules.find("b", true).and_then(|rule| rule.delay), Some(Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn a_rule_may_wait_for_the_tools() {
+        let json = r#"[{"pattern": "a", "after_tools": false, "text": "1"}, {"pattern": "a", "text": "2"}]"#;
+        let rules = Rules::from_json(json).expect("good rules");
+        let script = |after_tools| rules.find("a", after_tools).map(|rule| rule.script.clone());
+        assert_eq!(script(false), Some(Script::Text("1".to_owned())));
+        assert_eq!(script(true), Some(Script::Text("2".to_owned())));
     }
 
     #[test]
@@ -117,8 +134,12 @@ mod tests {
             let message = Rules::from_json(json).expect_err(json).to_string();
             assert!(message.contains(expected), "{json}: {message}");
         }
-        let rules =
-            Rules::from(vec![Rule { pattern: String::new(), script: Script::Tokens(vec![7]), delay: None }]);
+        let rules = Rules::from(vec![Rule {
+            pattern: String::new(),
+            after_tools: None,
+            script: Script::Tokens(vec![7]),
+            delay: None,
+        }]);
         assert!(rules.check_tokens(8).is_ok());
         assert!(matches!(
             rules.check_tokens(7),
