@@ -1,5 +1,6 @@
-"""Starts the real server once per model and gives tests an official client for it."""
+"""Starts the real server once per model and gives tests an official client for it, with OpenAI's document in between."""
 
+import collections
 import os
 import pathlib
 import re
@@ -8,20 +9,31 @@ import subprocess
 import openai
 import pytest
 
+from proxy import Proxy
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OSSIA = os.environ.get("OSSIA_BIN", str(ROOT / "target/debug/ossia"))
+PROXIES: list[Proxy] = []
+FUZZ_STATUSES = collections.Counter()
 READY = re.compile(r"http://127\.0\.0\.1:\d+/v1")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz-requests", type=int, default=200, help="requests of the fuzzing tests, all together")
+
+
 class Server:
-    """A running `ossia serve`; `url` ends in /v1."""
+    """A running `ossia serve`; `url` and `direct_url` end in /v1, the first leads through the judging proxy."""
 
     def __init__(self, log_path: pathlib.Path, *args: str):
         self.log_path = log_path
         log = log_path.open("w")
         command = [OSSIA, "serve", *args, "--port", "0"]
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
-        self.url = self._wait_until_ready()
+        self.direct_url = self._wait_until_ready()
+        self.proxy = Proxy(self.direct_url)
+        PROXIES.append(self.proxy)
+        self.url = self.proxy.url
         self.client = openai.OpenAI(base_url=self.url, api_key="not-needed", max_retries=0, timeout=120)
 
     def _wait_until_ready(self) -> str:
@@ -36,23 +48,60 @@ class Server:
         raise RuntimeError(f"the server ended before it was ready:\n{self.log_path.read_text()}")
 
     def stop(self) -> None:
+        self.proxy.stop()
         self.process.terminate()
         self.process.wait(30)
 
 
-def _serve(tmp_path_factory, name: str, *args: str):
-    server = Server(tmp_path_factory.mktemp(name) / "server.log", *args)
-    yield server
-    server.stop()
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory):
+    """Starts a server with these arguments; all are stopped at the end."""
+    servers = []
+
+    def start(name: str, *args: str) -> Server:
+        servers.append(Server(tmp_path_factory.mktemp(name) / "server.log", *args))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
+def demo(serve):
     """The bundled demo model."""
-    yield from _serve(tmp_path_factory, "demo")
+    return serve("demo")
 
 
 @pytest.fixture(scope="session")
-def scripted(tmp_path_factory):
+def scripted(serve):
     """The scripted runner without rules, behind the same routes."""
-    yield from _serve(tmp_path_factory, "scripted", "scripted:")
+    return serve("scripted", "scripted:")
+
+
+@pytest.fixture(scope="session")
+def fuzzed(serve):
+    """The scripted runner under whatever name a random request has for the model."""
+    return serve("fuzzed", "scripted:", "--accept-any-model")
+
+
+@pytest.fixture
+def fuzz_statuses():
+    """How often each status answered a random request."""
+    return FUZZ_STATUSES
+
+
+@pytest.fixture(autouse=True)
+def contract_holds():
+    """Fails a test in which any answer broke OpenAI's document."""
+    yield
+    faults = [fault for proxy in PROXIES for fault in proxy.take_faults()]
+    assert not faults, "\n".join(faults)
+
+
+def pytest_terminal_summary(terminalreporter):
+    bodies, events = (sum(getattr(proxy, name) for proxy in PROXIES) for name in ("num_bodies", "num_events"))
+    terminalreporter.write_line(f"held against OpenAI's document: {bodies} bodies, {events} stream events")
+    if FUZZ_STATUSES:
+        counts = dict(sorted(FUZZ_STATUSES.items()))
+        terminalreporter.write_line(f"fuzzed with {sum(FUZZ_STATUSES.values())} requests, answers by status: {counts}")

@@ -41,8 +41,8 @@ def wait_until_idle(url: str) -> dict:
 def test_concurrent_streams_with_disconnects(demo):
     seeds = range(CLIENTS * REQUESTS_PER_CLIENT)
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
-        outcomes = list(pool.map(lambda seed: stream(demo.url, seed), seeds))
+        outcomes = list(pool.map(lambda seed: stream(demo.direct_url, seed), seeds))
     assert set(outcomes) == {"done", "cut"}, outcomes
-    stats = wait_until_idle(demo.url)
+    stats = wait_until_idle(demo.direct_url)
     assert stats["num_blocks_used"] == 0
     assert stats["num_blocks_free"] + stats["num_blocks_cached"] == stats["num_blocks_total"]

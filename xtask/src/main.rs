@@ -20,7 +20,11 @@ enum Task {
     /// Install what the tests need beside Rust: a Python environment with the official SDKs
     Setup,
     /// Run every test: Rust, documentation examples, real clients against the real server
-    Test,
+    Test {
+        /// As many random cases as the project promises: a million token sequences, 2,000 fuzzed requests
+        #[arg(long)]
+        thorough: bool,
+    },
     /// Check the architecture invariants that a compiler does not
     Tidy,
     /// Everything that CI runs: fmt, clippy, docs, tidy, test
@@ -36,7 +40,7 @@ enum Task {
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Setup => setup::run(),
-        Task::Test => test::run(),
+        Task::Test { thorough } => test::run(thorough),
         Task::Tidy => tidy::run(),
         Task::Ci => ci(),
         Task::Assets { args } => assets(&args),
@@ -49,7 +53,7 @@ fn ci() -> Result<()> {
     tidy::run()?;
     command::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     command::cargo_with_env(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
-    test::run()
+    test::run(false)
 }
 
 /// Runs the program that writes test assets, optimised.

@@ -1,4 +1,5 @@
-//! Set-up of a fresh machine beyond Rust: PostgreSQL, and the Python environment in which the official SDKs are tested.
+//! Set-up of a fresh machine beyond Rust: PostgreSQL, the Python environment in which the official SDKs are tested, and
+//! the JavaScript clients, which run on the node that this environment carries.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,6 +9,7 @@ use anyhow::Result;
 use crate::command;
 
 const REQUIREMENTS: &str = "tests/clients/requirements.txt";
+const JAVASCRIPT: &str = "tests/clients/node";
 
 /// The Python of the test environment.
 pub(crate) fn python() -> PathBuf {
@@ -29,6 +31,11 @@ fn postgres() -> Result<()> {
     command::run(Command::new("apt-get").args(["install", "--yes", "--no-install-recommends", "postgresql"]))
 }
 
+/// Whether the JavaScript clients are there.
+pub(crate) fn has_javascript() -> bool {
+    command::root().join(JAVASCRIPT).join("node_modules").exists()
+}
+
 /// Creates `.venv` and installs the pinned packages; a second run changes nothing.
 pub(crate) fn run() -> Result<()> {
     postgres()?;
@@ -43,5 +50,14 @@ pub(crate) fn run() -> Result<()> {
         "--disable-pip-version-check",
         "-r",
         REQUIREMENTS,
+    ]))?;
+    let npm = command::root().join(".venv/bin/npm");
+    command::run(Command::new(npm).args([
+        "ci",
+        "--prefix",
+        JAVASCRIPT,
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
     ]))
 }

@@ -6,24 +6,32 @@ use anyhow::{Result, ensure};
 
 use crate::{command, setup};
 
+/// Random turns through the parser and the event builders.
+const MANY_TURNS: &str = "1000000";
+/// Random requests to the server.
+const MANY_REQUESTS: &str = "2400";
+
 /// Rust tests, which also build the program, documentation examples, then the official SDKs against the
-/// server in a network namespace that has only the loopback interface.
-pub(crate) fn run() -> Result<()> {
+/// server in a network namespace that has only the loopback interface. `thorough` tries more random cases.
+pub(crate) fn run(thorough: bool) -> Result<()> {
+    let env: &[(&str, &str)] = if thorough { &[("OSSIA_TEST_TURNS", MANY_TURNS)] } else { &[] };
     if command::exists("cargo-nextest") {
-        command::cargo(&["nextest", "run", "--workspace"])?;
+        command::cargo_with_env(&["nextest", "run", "--workspace"], env)?;
     } else {
-        command::cargo(&["test", "--workspace", "--lib", "--bins", "--tests"])?;
+        command::cargo_with_env(&["test", "--workspace", "--lib", "--bins", "--tests"], env)?;
     }
     command::cargo(&["test", "--workspace", "--doc"])?;
-    clients()
+    clients(thorough)
 }
 
-fn clients() -> Result<()> {
-    ensure!(setup::python().exists(), "no .venv: run `cargo xtask setup` first");
-    let python = setup::python();
-    let pytest = ["-m", "pytest", "-q", "tests/clients"].map(Into::into);
-    let mut line = vec![python.into_os_string()];
-    line.extend(pytest);
+fn clients(thorough: bool) -> Result<()> {
+    let ready = setup::python().exists() && setup::has_javascript();
+    ensure!(ready, "the clients are not installed: run `cargo xtask setup` first");
+    let mut line = vec![setup::python().into_os_string()];
+    line.extend(["-m", "pytest", "-q", "tests/clients"].map(Into::into));
+    if thorough {
+        line.extend(["--fuzz-requests", MANY_REQUESTS].map(Into::into));
+    }
     // Clients and server talk over loopback only; where namespaces are not allowed they run without one.
     if isolated(&["true".into()]).status().is_ok_and(|status| status.success()) {
         return command::run(&mut isolated(&line));
