@@ -28,7 +28,7 @@ class Server:
     def __init__(self, log_path: pathlib.Path, *args: str):
         self.log_path = log_path
         log = log_path.open("w")
-        command = [OSSIA, "serve", *args, "--port", "0"]
+        command = [OSSIA, "serve", *args, "--port", "0", "--store", "memory"]
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         self.direct_url = self._wait_until_ready()
         self.proxy = Proxy(self.direct_url)
