@@ -82,7 +82,7 @@ def scripted(serve):
 @pytest.fixture(scope="session")
 def fuzzed(serve):
     """The scripted runner under whatever name a random request has for the model."""
-    return serve("fuzzed", "scripted:", "--accept-any-model")
+    return serve("fuzzed", "scripted:", "--accept-any-model", "--max-model-len", "4096")
 
 
 @pytest.fixture
