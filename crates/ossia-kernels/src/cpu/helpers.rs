@@ -1,7 +1,7 @@
 //! Threads that help with a job: after one they look for the next for a moment, then sleep.
 //!
 //! A forward pass is some hundreds of short jobs. Waking a thread for each costs more than many of them
-//! take; a helper that is still looking joins within a microsecond.
+//! take; a helper that is still looking need not be woken.
 
 use std::any::Any;
 use std::cell::UnsafeCell;

@@ -20,8 +20,8 @@ pub fn set_num_threads(num_threads: usize) {
     NUM_THREADS.store(num_threads.max(1), Ordering::Relaxed);
 }
 
-/// Threads worth calling for `cost` weights read, or multiplied with eight tokens. Sharing a job costs a few
-/// microseconds, in which one core reads some 10,000 weights.
+/// Threads worth calling for `cost` weights read, or multiplied with eight tokens. Below this, sharing
+/// a job is taken to cost more than it saves; the bound was chosen, not measured.
 pub(crate) fn threads_for(cost: usize) -> usize {
     const SEQUENTIAL_BELOW: usize = 100_000;
     if cost < SEQUENTIAL_BELOW { 1 } else { num_threads() }
