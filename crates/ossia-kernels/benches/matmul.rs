@@ -42,7 +42,13 @@ fn main() {
     if let Some(tiles) = ceiling.tiles {
         println!("AMX products of bf16 tiles in registers: {:.0} GFLOP/s", tiles / 1e9);
     }
-    let isas = [("portable", Isa::Portable), ("avx2", Isa::Avx2), ("avx512", Isa::Avx512), ("amx", Isa::Amx)];
+    let isas = [
+        ("portable", Isa::Portable),
+        ("avx2", Isa::Avx2),
+        ("avx512", Isa::Avx512),
+        ("vnni", Isa::Avx512Vnni),
+        ("amx", Isa::Amx),
+    ];
     let names: Vec<&str> = isas.iter().map(|i| i.0).collect();
     for (name, isa) in isas.into_iter().rev().filter(|i| i.1.is_available()) {
         let chosen = args.iter().any(|a| names.contains(&a.as_str()));

@@ -5,6 +5,7 @@
 pub enum ComputeType {
     /// Activations as they are, f32 products.
     F32,
-    /// Activations rounded to bf16 (nearest even). Uses AMX where the processor has it.
+    /// Activations of 16 bits: rounded to bf16 (nearest even), or for MXFP4 weights on processors with VNNI and
+    /// without AMX to integers of 16 bits with a power of two per 32 values, which is finer.
     Bf16,
 }

@@ -13,7 +13,9 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// [`Isa::Avx512`] and AMX tiles with bf16 products, permitted by the operating system.
+    /// [`Isa::Avx512`] and VNNI, its products of small integers.
+    Avx512Vnni,
+    /// [`Isa::Avx512Vnni`] and AMX tiles with bf16 products, permitted by the operating system.
     Amx,
 }
 
@@ -35,6 +37,7 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
+            Self::Avx512Vnni => "AVX-512 VNNI",
             Self::Amx => "AMX",
         }
     }
@@ -60,10 +63,12 @@ fn detect() -> Isa {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
-    match (avx2, avx512) {
-        (true, true) if super::amx::is_usable() => Isa::Amx,
-        (true, true) => Isa::Avx512,
-        (true, false) => Isa::Avx2,
+    let vnni = is_x86_feature_detected!("avx512vnni");
+    match (avx2, avx512, vnni) {
+        (true, true, true) if super::amx::is_usable() => Isa::Amx,
+        (true, true, true) => Isa::Avx512Vnni,
+        (true, true, false) => Isa::Avx512,
+        (true, false, _) => Isa::Avx2,
         _ => Isa::Portable,
     }
 }

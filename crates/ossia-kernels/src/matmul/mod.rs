@@ -7,10 +7,11 @@
 //! |---|---|---|---|
 //! | [`portable`] | decoded to f32 | f32 multiply, f32 add | 16 partial sums by `k % 16`, halving tree |
 //! | [`f32_avx2`], [`f32_avx512`] | decoded to f32 in registers | f32 FMA | one partial sum per lane, halving tree |
+//! | [`int16`] | integers of MXFP4 | exact sums of 32 products, f32 FMA | four partial sums by block of 32 |
 //! | [`bf16_amx`] | decoded to bf16 tiles | bf16 products, f32 sums | tiles of 32 in ascending order |
 //!
-//! With [`ComputeType::Bf16`] and no AMX, or with f32 weights, the f32 paths take activations that were
-//! rounded to bf16.
+//! The last two are for [`ComputeType::Bf16`], which lets a path round activations to 16 bits. Where neither
+//! takes the weights, the f32 paths take activations that were rounded to bf16.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16_amx;
@@ -19,6 +20,8 @@ mod f32_avx2;
 #[cfg(target_arch = "x86_64")]
 mod f32_avx512;
 mod f32_pack;
+#[cfg(target_arch = "x86_64")]
+mod int16;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
@@ -56,6 +59,9 @@ pub(crate) enum PackedActivations {
     /// bf16 tiles for AMX.
     #[cfg(target_arch = "x86_64")]
     Bf16Tiles(bf16_amx::TiledRows),
+    /// Block floating point of 16 bits for VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Int16(int16::Int16Rows),
 }
 
 impl Matmul {
@@ -75,6 +81,11 @@ impl Matmul {
                 bf16_amx::TiledRows::pack(weight.format, weight.cols, rows)
             });
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.uses_integers(weight.format) {
+            // SAFETY: integers are used only where VNNI, which includes AVX-512 here, was detected.
+            return PackedActivations::Int16(unsafe { int16::Int16Rows::pack(weight.cols, rows) });
+        }
         let isa = self.isa.min(Isa::Avx512);
         let order = f32_pack::order(weight.format, isa);
         PackedActivations::F32(F32Rows::pack(self.compute, order, weight.cols, rows), isa)
@@ -84,6 +95,11 @@ impl Matmul {
     fn uses_tiles(self, format: crate::weight::Format<'_>) -> bool {
         use crate::weight::Format;
         self.isa == Isa::Amx && self.compute == ComputeType::Bf16 && !matches!(format, Format::F32(_))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn uses_integers(self, format: crate::weight::Format<'_>) -> bool {
+        self.isa == Isa::Avx512Vnni && self.compute == ComputeType::Bf16 && int16::takes(format)
     }
 }
 
@@ -96,6 +112,9 @@ pub(crate) fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &PackedAct
         #[cfg(target_arch = "x86_64")]
         // SAFETY: tiles are packed only where AMX was detected; rows were checked above.
         PackedActivations::Bf16Tiles(x) => unsafe { bf16_amx::multiply(weight, rows, x, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: integers are packed only where VNNI was detected; rows were checked above.
+        PackedActivations::Int16(x) => unsafe { int16::multiply(weight, rows, x, out) },
         PackedActivations::F32(x, isa) => multiply_f32(weight, rows, x, *isa, out),
     }
 }

@@ -10,7 +10,7 @@ pub(super) fn swiglu_rows(isa: Isa, gate_up: &[f32], bias: &[f32], limit: f32, o
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a path is chosen only where its instructions were detected.
-        Isa::Amx | Isa::Avx512 => unsafe { rows_avx512(gate_up, bias, limit, out) },
+        Isa::Amx | Isa::Avx512Vnni | Isa::Avx512 => unsafe { rows_avx512(gate_up, bias, limit, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { rows_avx2(gate_up, bias, limit, out) },

@@ -1,0 +1,68 @@
+//! Integer products with AVX-512 VNNI: activations in block floating point of 16 bits, weights as small integers.
+//!
+//! A row of activations is cut in blocks of 32 that share a power of two, the largest below which every value
+//! of the block fits 16 bits: at least 15 significant bits for the largest value of a block, where bf16 has 8.
+//! MXFP4 weights are whole halves, at most 12 of them. The sum over a block is therefore an exact integer, and
+//! scaling it by the two powers of two is exact too. What is left to round is the sum over blocks:
+//!
+//! `out = (p[0] + p[2]) + (p[1] + p[3])`, `p[j] = sum over blocks b = j mod 4, ascending, of scale[b] * sum[b]`,
+//!
+//! each step one fused multiply-add. Both ways through this folder follow it to the bit: [`narrow`] reads each
+//! weight once, in registers, for a few tokens; [`wide`] unpacks 32 rows into the second-level cache for many.
+
+mod activations;
+mod narrow;
+mod panel;
+#[cfg(test)]
+mod tests;
+mod wide;
+
+use std::ops::Range;
+
+use crate::weight::{Format, MatrixView};
+
+pub(crate) use activations::Int16Rows;
+
+/// Values that share a scale.
+const BLOCK: usize = 32;
+/// Values of a row that are laid out together: four blocks, one cache line of MXFP4.
+const GROUP: usize = 128;
+/// Pairs of a group that meet one register: see [`Int16Rows`].
+const PLANES: usize = 4;
+/// 32-bit lanes of a register.
+const LANES: usize = 16;
+/// Most tokens for which reading weights once per token tile of [`narrow`] beats unpacking them.
+const FEW_TOKENS: usize = 4;
+
+/// Whether this path reads the format.
+pub(super) fn takes(format: Format<'_>) -> bool {
+    matches!(format, Format::Mxfp4 { .. })
+}
+
+/// MXFP4 rows of one matrix.
+#[derive(Clone, Copy)]
+struct Mxfp4Rows<'a> {
+    blocks: &'a [u8],
+    scales: &'a [u8],
+    /// Blocks per row.
+    num_blocks: usize,
+}
+
+/// As [`super::multiply`].
+///
+/// # Safety
+/// AVX-512 F, BW, DQ, VL and VNNI; `rows` within the weight; `x` packed for it.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
+    assert_eq!(out.len(), rows.len() * x.num_tokens());
+    assert_eq!(weight.cols.div_ceil(GROUP), x.num_groups());
+    let Format::Mxfp4 { blocks, scales } = weight.format else { unreachable!("not taken") };
+    let weight = Mxfp4Rows { blocks, scales, num_blocks: weight.cols / BLOCK };
+    // SAFETY: the caller's promise; the lengths were checked.
+    unsafe {
+        match x.num_tokens() {
+            0..=FEW_TOKENS => narrow::multiply(weight, rows, x, out),
+            _ => wide::multiply(weight, rows, x, out),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Both ways against the definition in plain Rust, to the bit.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::mxfp4;
+
+/// What the module promises, value by value.
+fn define(weight: MatrixView<'_>, row: usize, x: &[f32]) -> f32 {
+    let Format::Mxfp4 { blocks, scales } = weight.format else { panic!("another format") };
+    let mut parts = [0f32; 4];
+    for (block, x) in x.chunks(BLOCK).enumerate() {
+        let max = x.iter().fold(0f32, |max, x| max.max(x.abs()));
+        let exponent = if max < 2f32.powi(-100) { -100 } else { max.log2().floor() as i32 };
+        let step = 2f64.powi(exponent - 14);
+        let at = row * weight.cols + block * BLOCK;
+        let mut sum = 0i64;
+        for (col, x) in x.iter().enumerate() {
+            let q = (f64::from(*x) / step).round_ties_even().clamp(-32768.0, 32767.0) as i64;
+            let halves = 2.0 * mxfp4::decode(mxfp4::nibble(blocks, at + col), 127);
+            sum += q * halves as i64;
+        }
+        let scale = mxfp4::decode_scale(scales[at / BLOCK]) * (step / 2.0) as f32;
+        parts[block % 4] = (sum as f32).mul_add(scale, parts[block % 4]);
+    }
+    (parts[0] + parts[2]) + (parts[1] + parts[3])
+}
+
+#[test]
+fn both_ways_are_the_definition_to_the_bit() {
+    if !crate::Isa::Avx512Vnni.is_available() {
+        eprintln!("SKIPPED: no VNNI here");
+        return;
+    }
+    let rng = &mut StdRng::seed_from_u64(11);
+    for (rows, cols) in [(1, 32), (5, 96), (33, 128), (64, 160), (70, 736)] {
+        let blocks: Vec<u8> = (0..rows * cols / 2).map(|_| rng.random()).collect();
+        let scales: Vec<u8> = (0..rows * cols / 32).map(|_| rng.random_range(100..140)).collect();
+        let weight = MatrixView { format: Format::Mxfp4 { blocks: &blocks, scales: &scales }, rows, cols };
+        for num_tokens in [1, 2, 3, 4, 5, 11, 12, 13, 25, 40] {
+            let spread = rng.random_range(0..40);
+            let value = |rng: &mut StdRng| {
+                rng.random_range(-2f32..2.0) * 2f32.powi(rng.random_range(-spread..=spread))
+            };
+            let x: Vec<f32> = (0..num_tokens * cols).map(|_| value(rng)).collect();
+            let mut out = vec![f32::NAN; num_tokens * rows];
+            // SAFETY: VNNI is there, and `x` is packed for the weight.
+            unsafe {
+                let x = Int16Rows::pack(cols, x.chunks(cols));
+                multiply(weight, 0..rows, &x, &mut out);
+            }
+            for (t, x) in x.chunks(cols).enumerate() {
+                for row in 0..rows {
+                    let (found, expected) = (out[t * rows + row], define(weight, row, x));
+                    assert_eq!(
+                        found.to_bits(),
+                        expected.to_bits(),
+                        "{rows}x{cols}, token {t} of {num_tokens}, row {row}: {found}, should be {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
