@@ -5,7 +5,7 @@
 pub enum ComputeType {
     /// Activations as they are, f32 products.
     F32,
-    /// Activations of 16 bits: rounded to bf16 (nearest even), or for MXFP4 weights on processors with VNNI and
-    /// without AMX to integers of 16 bits with a power of two per 32 values, which is finer.
+    /// Activations of 16 bits where that is faster: rounded to bf16 (nearest even) for AMX; for MXFP4 weights with
+    /// VNNI and no AMX integers of 16 bits with a power of two per 32 values, which is finer. Else as they are.
     Bf16,
 }

@@ -38,8 +38,9 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn rounded(x: f32, compute: ComputeType) -> f64 {
-    f64::from(if compute == ComputeType::Bf16 { bf16::from_f32(x).to_f32() } else { x })
+/// Only tiles need activations in bf16.
+fn rounded(x: f32, path: (Isa, ComputeType)) -> f64 {
+    f64::from(if path == (Isa::Amx, ComputeType::Bf16) { bf16::from_f32(x).to_f32() } else { x })
 }
 
 fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, context: &str) {
@@ -78,7 +79,7 @@ proptest! {
             let mut expected = Vec::new();
             for x in x.chunks(cols) {
                 for (row, bias) in weights.chunks(cols).zip(&bias) {
-                    let sum: f64 = row.iter().zip(x).map(|(w, x)| w * rounded(*x, compute)).sum();
+                    let sum: f64 = row.iter().zip(x).map(|(w, x)| w * rounded(*x, (isa, compute))).sum();
                     expected.push(sum + f64::from(*bias));
                 }
             }
@@ -149,7 +150,7 @@ impl Moe {
     }
 
     /// One token in f64, rounding activations where the op does.
-    fn expected(&self, x: &[f32], logits: &[f32], compute: ComputeType) -> Vec<f64> {
+    fn expected(&self, x: &[f32], logits: &[f32], path: (Isa, ComputeType)) -> Vec<f64> {
         let mut order: Vec<usize> = (0..NUM_EXPERTS).collect();
         order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
         order.truncate(TOP_K);
@@ -157,22 +158,22 @@ impl Moe {
         let mut y = vec![0f64; self.hidden];
         for (expert, exp) in order.iter().zip(&exps) {
             let weight = exp / exps.iter().sum::<f64>();
-            for (y, v) in y.iter_mut().zip(self.expert(*expert, x, compute)) {
+            for (y, v) in y.iter_mut().zip(self.expert(*expert, x, path)) {
                 *y += weight * v;
             }
         }
         y
     }
 
-    fn expert(&self, expert: usize, x: &[f32], compute: ComputeType) -> Vec<f64> {
-        let x: Vec<f64> = x.iter().map(|x| rounded(*x, compute)).collect();
+    fn expert(&self, expert: usize, x: &[f32], path: (Isa, ComputeType)) -> Vec<f64> {
+        let x: Vec<f64> = x.iter().map(|x| rounded(*x, path)).collect();
         let gate_up = project(&self.gate_up, &self.weights.gate_up_bias, expert, 2 * self.inter, &x);
         let act: Vec<f64> = gate_up
             .chunks(2)
             .map(|gu| {
                 let (gate, up) = (gu[0].min(7.0), gu[1].clamp(-7.0, 7.0));
                 let act = (up + 1.0) * gate / (1.0 + (-f64::from(SWIGLU_ALPHA) * gate).exp());
-                rounded(act as f32, compute)
+                rounded(act as f32, path)
             })
             .collect();
         project(&self.down, &self.weights.down_bias, expert, self.hidden, &act)
@@ -197,14 +198,14 @@ fn experts_agree_with_f64() {
             let (x, logits) = (randoms(n * hidden, 1.0, rng), randoms(n * NUM_EXPERTS, 3.0, rng));
             for path in paths() {
                 let tokens = x.chunks(hidden).zip(logits.chunks(NUM_EXPERTS));
-                let (rounding, tolerance) = match path {
-                    // Activations keep 15 bits of the largest of each 32.
-                    (Isa::Avx512Vnni, ComputeType::Bf16) if packed => (ComputeType::F32, 2e-4),
+                let tolerance = match path {
                     // An activation next to a rounding boundary of bf16 may fall to either side.
-                    (_, ComputeType::Bf16) => (ComputeType::Bf16, 3e-3),
-                    (_, ComputeType::F32) => (ComputeType::F32, 1e-5),
+                    (Isa::Amx, ComputeType::Bf16) => 3e-3,
+                    // Integers keep 15 bits of the largest of each 32 activations.
+                    (Isa::Avx512Vnni, ComputeType::Bf16) => 2e-4,
+                    _ => 1e-5,
                 };
-                let expected: Vec<f64> = tokens.flat_map(|(x, l)| moe.expected(x, l, rounding)).collect();
+                let expected: Vec<f64> = tokens.flat_map(|(x, l)| moe.expected(x, l, path)).collect();
                 let context = format!("{path:?} mxfp4={packed} {hidden}/{inter} n={n}");
                 assert_close(&moe.run(path, &x, &logits), &expected, tolerance, &context);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use crate::cpu::{Scratch, SharedSlice, check_activation, contiguous_f32, for_each_task, threads_for};
-use crate::matmul::{Matmul, multiply, rows_per_task};
+use crate::matmul::{Matmul, multiply};
 use crate::weight::Matrix;
 use crate::{ComputeType, Isa, KernelError, Result};
 
@@ -66,7 +66,7 @@ impl Linear {
         let shared = SharedSlice::new(&mut y);
         let packed = self.matmul.pack(weight, x, 0..num_tokens);
         let threads = threads_for(weight.rows * weight.cols * num_tokens.div_ceil(8));
-        let step = rows_per_task(num_tokens);
+        let step = self.matmul.rows_per_task(num_tokens);
         for_each_task(weight.rows.div_ceil(step), threads, |task| {
             let first = task * step;
             let rows = first..(first + step).min(weight.rows);

@@ -7,8 +7,11 @@ use super::f32_pack::{BLOCK, Corner, F32Rows};
 use crate::mxfp4::tables;
 use crate::weight::{Format, MatrixView};
 
-/// Weight rows and tokens per register tile: 16 sums, so that each decoded weight is used four times.
-const TILE: usize = 4;
+/// Weight rows and tokens of the largest register tile: 24 sums, so that each decoded weight is used six times.
+const ROWS: usize = 4;
+const TOKENS: usize = 6;
+/// Tokens that meet all rows of a task before the next ones: their activations stay in the second-level cache.
+const TOKENS_IN_CACHE: usize = 8 * TOKENS;
 
 /// Whether this path reads the format.
 pub(super) fn takes(format: Format<'_>) -> bool {
@@ -38,20 +41,22 @@ pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &F3
     }
 }
 
-/// Weights that decode a block of 32 into two registers.
+/// Weights that decode half a block of 32 into a register.
 trait Source: Copy {
     /// Blocks without padding.
     fn num_whole_blocks(self) -> usize;
     /// Values in the last, partial block, or 0.
     fn tail_len(self) -> usize;
-    /// # Safety
-    /// AVX-512 is there, `row` and `block` are in range.
-    unsafe fn block(self, row: usize, block: usize) -> [__m512; 2];
-    /// The partial block, padded with zeros.
+    /// Half `half` (0 or 1) of a block.
     ///
     /// # Safety
-    /// As [`Source::block`]; `tail_len` is not 0.
-    unsafe fn tail(self, row: usize) -> [__m512; 2];
+    /// AVX-512 is there, `row` and `block` are in range.
+    unsafe fn half(self, row: usize, block: usize, half: usize) -> __m512;
+    /// As [`Source::half`] of the partial block, padded with zeros.
+    ///
+    /// # Safety
+    /// As [`Source::half`]; `tail_len` is not 0.
+    unsafe fn tail_half(self, row: usize, half: usize) -> __m512;
 }
 
 #[derive(Clone, Copy)]
@@ -73,7 +78,7 @@ impl Source for Mxfp4 {
     }
 
     #[inline(always)]
-    unsafe fn block(self, row: usize, block: usize) -> [__m512; 2] {
+    unsafe fn half(self, row: usize, block: usize, half: usize) -> __m512 {
         let at = row * self.num_blocks + block;
         // SAFETY: block `at` is 16 bytes at 16 * at with its scale at `at`; the table has a row for every
         // byte. The intrinsics need what the caller promises.
@@ -81,19 +86,16 @@ impl Source for Mxfp4 {
             let codes = _mm512_broadcast_i32x4(_mm_loadu_si128(self.blocks.add(16 * at).cast::<__m128i>()));
             let scale = usize::from(*self.scales.add(at));
             let values = _mm512_load_ps(tables::F32.0[scale].as_ptr());
-            let first = _mm512_set_epi32(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0);
-            let second = _mm512_add_epi32(first, _mm512_set1_epi32(16));
-            [
-                _mm512_permutexvar_ps(_mm512_srlv_epi32(codes, first), values),
-                _mm512_permutexvar_ps(_mm512_srlv_epi32(codes, second), values),
-            ]
+            let shifts = _mm512_set_epi32(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0);
+            let shifts = _mm512_add_epi32(shifts, _mm512_set1_epi32(16 * half as i32));
+            _mm512_permutexvar_ps(_mm512_srlv_epi32(codes, shifts), values)
         }
     }
 
     #[inline(always)]
-    unsafe fn tail(self, _row: usize) -> [__m512; 2] {
+    unsafe fn tail_half(self, _row: usize, _half: usize) -> __m512 {
         // SAFETY: AVX-512 is there.
-        unsafe { [_mm512_setzero_ps(); 2] }
+        unsafe { _mm512_setzero_ps() }
     }
 }
 
@@ -142,23 +144,18 @@ impl Source for Dense<u16> {
     }
 
     #[inline(always)]
-    unsafe fn block(self, row: usize, block: usize) -> [__m512; 2] {
+    unsafe fn half(self, row: usize, block: usize, half: usize) -> __m512 {
+        let at = row * self.cols + block * BLOCK + 16 * half;
         // SAFETY: a whole block in range has 32 values.
-        unsafe {
-            let at = self.values.wrapping_add(row * self.cols + block * BLOCK);
-            [Self::load16(at), Self::load16(at.wrapping_add(16))]
-        }
+        unsafe { Self::load16(self.values.wrapping_add(at)) }
     }
 
     #[inline(always)]
-    unsafe fn tail(self, row: usize) -> [__m512; 2] {
-        let at = self.values.wrapping_add((row + 1) * self.cols - self.tail_len());
-        let mask = (1u32 << self.tail_len()) - 1;
+    unsafe fn tail_half(self, row: usize, half: usize) -> __m512 {
+        let at = (row + 1) * self.cols - self.tail_len() + 16 * half;
+        let mask = ((1u32 << self.tail_len()) - 1) >> (16 * half);
         // SAFETY: the mask keeps the load within the row.
-        unsafe {
-            let all = _mm512_maskz_loadu_epi16(mask, at.cast());
-            [widen(_mm512_castsi512_si256(all)), widen(_mm512_extracti64x4_epi64::<1>(all))]
-        }
+        unsafe { widen(_mm256_maskz_loadu_epi16(mask as u16, self.values.wrapping_add(at).cast())) }
     }
 }
 
@@ -174,59 +171,76 @@ impl Source for Dense<f32> {
     }
 
     #[inline(always)]
-    unsafe fn block(self, row: usize, block: usize) -> [__m512; 2] {
-        // SAFETY: a whole block in range has 32 values; the loads take any alignment.
-        unsafe {
-            let at = self.values.wrapping_add(row * self.cols + block * BLOCK);
-            [_mm512_loadu_ps(at), _mm512_loadu_ps(at.wrapping_add(16))]
-        }
+    unsafe fn half(self, row: usize, block: usize, half: usize) -> __m512 {
+        let at = row * self.cols + block * BLOCK + 16 * half;
+        // SAFETY: a whole block in range has 32 values; the load takes any alignment.
+        unsafe { _mm512_loadu_ps(self.values.wrapping_add(at)) }
     }
 
     #[inline(always)]
-    unsafe fn tail(self, row: usize) -> [__m512; 2] {
-        let at = self.values.wrapping_add((row + 1) * self.cols - self.tail_len());
-        let mask = (1u32 << self.tail_len()) - 1;
-        // SAFETY: the masks keep both loads within the row.
-        unsafe {
-            [
-                _mm512_maskz_loadu_ps(mask as u16, at),
-                _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16)),
-            ]
-        }
+    unsafe fn tail_half(self, row: usize, half: usize) -> __m512 {
+        let at = (row + 1) * self.cols - self.tail_len() + 16 * half;
+        let mask = ((1u32 << self.tail_len()) - 1) >> (16 * half);
+        // SAFETY: the mask keeps the load within the row.
+        unsafe { _mm512_maskz_loadu_ps(mask as u16, self.values.wrapping_add(at)) }
     }
 }
 
-/// All rows with all tokens, in register tiles of 4 x 4 and smaller ones at the edges.
+/// All rows with all tokens, in register tiles of 4 x 6 and smaller ones at the edges.
 ///
 /// # Safety
 /// As [`multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn product<S: Source>(source: S, rows: Range<usize>, x: &F32Rows, out: &mut [f32]) {
-    let (width, tokens) = (rows.len(), x.num_tokens());
-    let mut r = 0;
-    while r < width {
-        let many_rows = width - r >= TILE;
-        let mut t = 0;
-        while t < tokens {
-            let many_tokens = tokens - t >= TILE;
-            let corner = Corner { first_row: rows.start, width, r, t };
-            // SAFETY: the tile lies within rows and tokens by the choice of its size.
+    let width = rows.len();
+    for start in (0..x.num_tokens()).step_by(TOKENS_IN_CACHE) {
+        let tokens = start..x.num_tokens().min(start + TOKENS_IN_CACHE);
+        let mut r = 0;
+        while r < width {
+            let corner = Corner { first_row: rows.start, width, r, t: 0 };
+            // SAFETY: the tiles lie within rows and tokens.
             unsafe {
-                match (many_rows, many_tokens) {
-                    (true, true) => tile::<S, TILE, TILE>(source, corner, x, out),
-                    (true, false) => tile::<S, TILE, 1>(source, corner, x, out),
-                    (false, true) => tile::<S, 1, TILE>(source, corner, x, out),
-                    (false, false) => tile::<S, 1, 1>(source, corner, x, out),
+                if width - r >= ROWS {
+                    some_rows::<S, ROWS>(source, corner, tokens.clone(), x, out);
+                    r += ROWS;
+                } else {
+                    some_rows::<S, 1>(source, corner, tokens.clone(), x, out);
+                    r += 1;
                 }
             }
-            t += if many_tokens { TILE } else { 1 };
         }
-        r += if many_rows { TILE } else { 1 };
     }
 }
 
-/// `R` rows with `T` tokens. Each sum is one register, fed block after block: the order is the same for
-/// every `R` and `T`.
+/// `R` rows with `tokens`.
+///
+/// # Safety
+/// As [`multiply`]; rows and tokens are there.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn some_rows<S: Source, const R: usize>(
+    source: S,
+    corner: Corner,
+    tokens: Range<usize>,
+    x: &F32Rows,
+    out: &mut [f32],
+) {
+    let mut t = tokens.start;
+    while t < tokens.end {
+        let corner = Corner { t, ..corner };
+        // SAFETY: the caller's promise, by the choice of the tile's size.
+        t += unsafe {
+            match tokens.end - t {
+                TOKENS.. => tile::<S, R, TOKENS>(source, corner, x, out),
+                4.. => tile::<S, R, 4>(source, corner, x, out),
+                2.. => tile::<S, R, 2>(source, corner, x, out),
+                _ => tile::<S, R, 1>(source, corner, x, out),
+            }
+        };
+    }
+}
+
+/// `R` rows with `T` tokens; returns `T`. Each sum is one register, fed block after block: the order is the same
+/// for every `R` and `T`.
 ///
 /// # Safety
 /// As [`multiply`]; the tile is within rows and tokens.
@@ -236,26 +250,32 @@ unsafe fn tile<S: Source, const R: usize, const T: usize>(
     corner: Corner,
     x: &F32Rows,
     out: &mut [f32],
-) {
+) -> usize {
     let row = corner.first_row + corner.r;
     let tokens: [*const f32; T] = std::array::from_fn(|t| x.row(corner.t + t).as_ptr());
     let mut sums = [[_mm512_setzero_ps(); T]; R];
     let whole = source.num_whole_blocks();
     for block in 0..whole {
-        // SAFETY: rows and blocks are in range; a packed row has 32 values for each block.
-        unsafe {
-            let x = tokens.map(|p| load_block(p, block));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                accumulate(sums, source.block(row + r, block), &x);
+        for half in 0..2 {
+            let mut w = [_mm512_setzero_ps(); R];
+            // SAFETY: rows and blocks are in range; a packed row has 32 values for each block.
+            unsafe {
+                for (r, w) in w.iter_mut().enumerate() {
+                    *w = source.half(row + r, block, half);
+                }
+                accumulate(&mut sums, &w, &tokens, block * BLOCK + 16 * half);
             }
         }
     }
     if source.tail_len() > 0 {
-        // SAFETY: as above; packed rows are padded to whole blocks.
-        unsafe {
-            let x = tokens.map(|p| load_block(p, whole));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                accumulate(sums, source.tail(row + r), &x);
+        for half in 0..2 {
+            let mut w = [_mm512_setzero_ps(); R];
+            // SAFETY: as above; packed rows are padded to whole blocks.
+            unsafe {
+                for (r, w) in w.iter_mut().enumerate() {
+                    *w = source.tail_half(row + r, half);
+                }
+                accumulate(&mut sums, &w, &tokens, whole * BLOCK + 16 * half);
             }
         }
     }
@@ -264,26 +284,28 @@ unsafe fn tile<S: Source, const R: usize, const T: usize>(
             out[(corner.t + t) * corner.width + corner.r + r] = horizontal_sum(*sum);
         }
     }
+    T
 }
 
+/// Adds the products of 16 columns from `col`. Tokens come one after another, so that the sums leave registers
+/// for weights and activations.
+///
 /// # Safety
-/// AVX-512; `block` is within the packed row.
-#[inline(always)]
-unsafe fn load_block(row: *const f32, block: usize) -> [__m512; 2] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let at = row.add(block * BLOCK);
-        [_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16))]
-    }
-}
-
-/// # Safety
-/// AVX-512.
-#[inline(always)]
-unsafe fn accumulate<const T: usize>(sums: &mut [__m512; T], w: [__m512; 2], x: &[[__m512; 2]; T]) {
-    for (sum, x) in sums.iter_mut().zip(x) {
+/// AVX-512; the columns are within the packed rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn accumulate<const R: usize, const T: usize>(
+    sums: &mut [[__m512; T]; R],
+    w: &[__m512; R],
+    tokens: &[*const f32; T],
+    col: usize,
+) {
+    for t in 0..T {
         // SAFETY: the caller's promise.
-        *sum = unsafe { _mm512_fmadd_ps(w[1], x[1], _mm512_fmadd_ps(w[0], x[0], *sum)) };
+        let x = unsafe { _mm512_loadu_ps(tokens[t].add(col)) };
+        for r in 0..R {
+            sums[r][t] = _mm512_fmadd_ps(w[r], x, sums[r][t]);
+        }
     }
 }
 

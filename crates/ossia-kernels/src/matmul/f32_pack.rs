@@ -1,12 +1,14 @@
 //! f32 activations for the paths without tiles.
 
-use half::bf16;
-
+use crate::Isa;
+use crate::cpu::Scratch;
 use crate::weight::Format;
-use crate::{ComputeType, Isa};
 
 /// Values that a path takes at a time; rows are padded with zeros to whole blocks.
 pub(super) const BLOCK: usize = 32;
+
+/// Values of a page of memory.
+const PAGE: usize = 1024;
 
 /// Where in a block of 32 the value for each position comes from.
 pub(super) type Order = [u8; BLOCK];
@@ -24,30 +26,27 @@ pub(super) struct Corner {
 /// Rows of activations, padded to whole blocks, in the order in which a path decodes weights.
 pub(crate) struct F32Rows {
     num_tokens: usize,
-    padded_cols: usize,
-    values: Vec<f32>,
+    /// Values from row to row: whole blocks, and never whole pages, which would put the same columns of several
+    /// rows in the same lines of the cache.
+    stride: usize,
+    values: Scratch,
 }
 
 impl F32Rows {
     /// Packs rows of `cols` values each.
     pub(super) fn pack<'a>(
-        compute: ComputeType,
         order: Order,
         cols: usize,
         rows: impl ExactSizeIterator<Item = &'a [f32]>,
     ) -> Self {
         let num_tokens = rows.len();
-        let padded_cols = cols.next_multiple_of(BLOCK);
-        let mut values = vec![0f32; num_tokens * padded_cols];
-        if padded_cols > 0 {
-            for (row, packed) in rows.zip(values.chunks_mut(padded_cols)) {
-                pack_row(order, row, packed);
-                if compute == ComputeType::Bf16 {
-                    packed.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
-                }
-            }
+        let stride = cols.next_multiple_of(BLOCK);
+        let stride = if stride.is_multiple_of(PAGE) { stride + BLOCK } else { stride };
+        let mut values = Scratch::new(num_tokens * stride);
+        for (row, packed) in rows.zip(values.chunks_mut(stride)) {
+            pack_row(order, row, packed);
         }
-        Self { num_tokens, padded_cols, values }
+        Self { num_tokens, stride, values }
     }
 
     /// Number of rows.
@@ -57,16 +56,14 @@ impl F32Rows {
 
     /// One row, padded.
     pub(super) fn row(&self, token: usize) -> &[f32] {
-        &self.values[token * self.padded_cols..(token + 1) * self.padded_cols]
+        &self.values[token * self.stride..(token + 1) * self.stride]
     }
 }
 
 fn pack_row(order: Order, row: &[f32], packed: &mut [f32]) {
     for (from, to) in row.chunks(BLOCK).zip(packed.chunks_mut(BLOCK)) {
         for (to, idx) in to.iter_mut().zip(order) {
-            if let Some(v) = from.get(usize::from(idx)) {
-                *to = *v;
-            }
+            *to = from.get(usize::from(idx)).copied().unwrap_or(0.0);
         }
     }
 }
@@ -108,7 +105,7 @@ mod tests {
     fn rows_are_padded_with_zeros() {
         let order = nibble_order::<16>();
         let row: Vec<f32> = (1..=33).map(|v| v as f32).collect();
-        let packed = F32Rows::pack(ComputeType::F32, order, 33, [&row[..]].into_iter());
+        let packed = F32Rows::pack(order, 33, [&row[..]].into_iter());
         assert_eq!(packed.row(0)[..4], [1.0, 9.0, 17.0, 25.0]);
         assert_eq!(packed.row(0)[32], 33.0);
         assert!(packed.row(0)[33..].iter().all(|v| *v == 0.0));

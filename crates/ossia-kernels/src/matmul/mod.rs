@@ -11,7 +11,7 @@
 //! | [`bf16_amx`] | decoded to bf16 tiles | bf16 products, f32 sums | tiles of 32 in ascending order |
 //!
 //! The last two are for [`ComputeType::Bf16`], which lets a path round activations to 16 bits. Where neither
-//! takes the weights, the f32 paths take activations that were rounded to bf16.
+//! takes the weights, the f32 paths take activations as they are.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16_amx;
@@ -28,20 +28,10 @@ mod transpose;
 
 use std::ops::Range;
 
-use crate::weight::MatrixView;
+use crate::weight::{Format, MatrixView};
 use crate::{ComputeType, Isa};
 
 use f32_pack::F32Rows;
-
-/// Weight rows that one task of an op multiplies; even, and whole passes of every path. With many tokens
-/// each task reads all activations, so it takes more rows.
-pub(crate) fn rows_per_task(num_tokens: usize) -> usize {
-    match num_tokens {
-        0..=128 => 64,
-        129..=256 => 128,
-        _ => 256,
-    }
-}
 
 /// How the products of an op are computed; chosen once, when the op is made.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +55,16 @@ pub(crate) enum PackedActivations {
 }
 
 impl Matmul {
+    /// Weight rows that one task of an op multiplies; even, and whole passes of every path.
+    pub(crate) fn rows_per_task(self, num_tokens: usize) -> usize {
+        match num_tokens {
+            // With tiles each task reads all activations at once, so with many tokens it takes more rows.
+            257.. if self.isa == Isa::Amx => 256,
+            129.. if self.isa == Isa::Amx => 128,
+            _ => 64,
+        }
+    }
+
     /// Packs the rows of `x` (`[_, weight.cols]`) that `rows` names, for products with matrices in the
     /// format of `weight`.
     pub(crate) fn pack(
@@ -88,18 +88,19 @@ impl Matmul {
         }
         let isa = self.isa.min(Isa::Avx512);
         let order = f32_pack::order(weight.format, isa);
-        PackedActivations::F32(F32Rows::pack(self.compute, order, weight.cols, rows), isa)
+        PackedActivations::F32(F32Rows::pack(order, weight.cols, rows), isa)
     }
 
-    #[cfg(target_arch = "x86_64")]
-    fn uses_tiles(self, format: crate::weight::Format<'_>) -> bool {
-        use crate::weight::Format;
+    /// Whether activations become bf16 tiles.
+    fn uses_tiles(self, format: Format<'_>) -> bool {
         self.isa == Isa::Amx && self.compute == ComputeType::Bf16 && !matches!(format, Format::F32(_))
     }
 
-    #[cfg(target_arch = "x86_64")]
-    fn uses_integers(self, format: crate::weight::Format<'_>) -> bool {
-        self.isa == Isa::Avx512Vnni && self.compute == ComputeType::Bf16 && int16::takes(format)
+    /// Whether activations become integers of 16 bits.
+    fn uses_integers(self, format: Format<'_>) -> bool {
+        self.isa == Isa::Avx512Vnni
+            && self.compute == ComputeType::Bf16
+            && matches!(format, Format::Mxfp4 { .. })
     }
 }
 

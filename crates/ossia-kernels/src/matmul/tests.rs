@@ -5,7 +5,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::weight::Format;
 
 const PATHS: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Amx];
 
@@ -90,11 +89,13 @@ fn check_against_f64(matmul: Matmul, weight: &Weight, x: &[f32], num_tokens: usi
             let (mut sum, mut magnitude) = (0f64, 0f64);
             for col in 0..view.cols {
                 let x = x[t * view.cols + col];
-                let x = match matmul.compute {
-                    ComputeType::F32 => x,
+                let x = if matmul.uses_tiles(view.format) {
+                    bf16::from_f32(x).to_f32()
+                } else if matmul.uses_integers(view.format) {
                     // Tokens of these tests are below 2 in magnitude, and blocks reach past 1.
-                    ComputeType::Bf16 if matmul.uses_integers(view.format) => (x * 16384.0).round_ties_even() / 16384.0,
-                    ComputeType::Bf16 => bf16::from_f32(x).to_f32(),
+                    (x * 16384.0).round_ties_even() / 16384.0
+                } else {
+                    x
                 };
                 let product = f64::from(view.get(row, col)) * f64::from(x);
                 sum += product;

@@ -4,7 +4,7 @@ use super::MoeExperts;
 use super::router::Routes;
 use super::swiglu::swiglu_rows;
 use crate::cpu::{Scratch, SharedSlice, for_each_task, threads_for};
-use crate::matmul::{PackedActivations, multiply, rows_per_task};
+use crate::matmul::{PackedActivations, multiply};
 use crate::weight::ExpertWeights;
 
 impl MoeExperts {
@@ -86,7 +86,7 @@ impl MoeExperts {
         done: impl Fn(usize, usize, usize, &[f32]) + Sync,
     ) {
         let visits = routes.visits();
-        let step = rows_per_task(routes.num_slots() / visits.len().max(1));
+        let step = self.matmul.rows_per_task(routes.num_slots() / visits.len().max(1));
         let tasks_per_visit = weights.rows().div_ceil(step);
         let cost = visits.iter().map(|v| v.slots.len().div_ceil(8)).sum::<usize>();
         let threads = threads_for(cost * weights.rows() * weights.cols());

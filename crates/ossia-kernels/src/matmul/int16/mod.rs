@@ -27,17 +27,16 @@ pub(crate) use activations::Int16Rows;
 const BLOCK: usize = 32;
 /// Values of a row that are laid out together: four blocks, one cache line of MXFP4.
 const GROUP: usize = 128;
-/// Pairs of a group that meet one register: see [`Int16Rows`].
+/// Pairs of a block.
+const PAIRS: usize = BLOCK / 2;
+/// Registers that the pairs of a group fill.
 const PLANES: usize = 4;
 /// 32-bit lanes of a register.
 const LANES: usize = 16;
 /// Most tokens for which reading weights once per token tile of [`narrow`] beats unpacking them.
 const FEW_TOKENS: usize = 4;
-
-/// Whether this path reads the format.
-pub(super) fn takes(format: Format<'_>) -> bool {
-    matches!(format, Format::Mxfp4 { .. })
-}
+/// Most tokens of a register tile of [`wide`]: their sums, two registers each, leave room for what they are summed from.
+const TILE: usize = 12;
 
 /// MXFP4 rows of one matrix.
 #[derive(Clone, Copy)]

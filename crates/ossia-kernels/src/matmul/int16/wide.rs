@@ -3,13 +3,15 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::panel::{PAIRS, Panel, ROWS, WIDTH};
-use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES};
+use super::panel::{MAX_GROUPS, Panel, ROWS, WIDTH};
+use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PAIRS, TILE};
+use crate::cpu::Scratch;
 
-/// Most tokens of a register tile: their sums, two registers each, leave room for weights and activations.
-const TILE: usize = 12;
 /// Partial sums of a row, by block.
 const PARTS: usize = GROUP / BLOCK;
+
+/// Partial sums of a token with the rows of a panel.
+type Parts = [[[f32; LANES]; WIDTH]; PARTS];
 
 /// As [`super::multiply`].
 ///
@@ -17,107 +19,128 @@ const PARTS: usize = GROUP / BLOCK;
 /// As [`super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn multiply(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
-    let (width, num_tokens) = (rows.len(), x.num_tokens());
-    let mut panel = Panel::new(weight.num_blocks);
-    let num_tiles = num_tokens.div_ceil(TILE);
+    let width = rows.len();
+    let mut panel = Panel::new();
+    let mut parts = Scratch::new(x.num_tokens() * PARTS * ROWS);
     for first in (0..width).step_by(ROWS) {
         let count = ROWS.min(width - first);
-        // SAFETY: the caller's promise; rows and tokens are in range.
-        unsafe { panel.fill(weight, rows.start + first, count) };
-        // Tiles of nearly the same size: a tile of one token waits for its own sums.
-        for tile in 0..num_tiles {
-            let tokens = num_tokens * tile / num_tiles..num_tokens * (tile + 1) / num_tiles;
-            // SAFETY: as above.
-            let sums = unsafe { tile_of(&panel, x, tokens.clone()) };
-            for (t, sums) in tokens.zip(&sums) {
-                out[t * width + first..][..count].copy_from_slice(&sums[..count]);
+        parts.fill(0.0);
+        for group in (0..x.num_groups()).step_by(MAX_GROUPS) {
+            let groups = group..x.num_groups().min(group + MAX_GROUPS);
+            // SAFETY: the caller's promise; rows and groups are in range.
+            unsafe {
+                panel.fill(weight, rows.start + first, count, groups.clone());
+                for tokens in x.tiles() {
+                    let parts = &mut parts[tokens.start * PARTS * ROWS..][..tokens.len() * PARTS * ROWS];
+                    add_tile(&panel, groups.clone(), x, tokens.clone(), parts);
+                }
+            }
+        }
+        for (t, parts) in parts.chunks_exact(PARTS * ROWS).enumerate() {
+            let [p0, p1, p2, p3] = [0, 1, 2, 3].map(|part| &parts[part * ROWS..][..ROWS]);
+            for (row, out) in out[t * width + first..][..count].iter_mut().enumerate() {
+                *out = (p0[row] + p2[row]) + (p1[row] + p3[row]);
             }
         }
     }
 }
 
+/// Adds the products of a panel that holds `groups` with a tile of tokens to their `parts`.
+///
 /// # Safety
-/// As [`tile`], for the number of tokens in `tokens`.
+/// As [`Tile::add`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn tile_of(panel: &Panel, x: &Int16Rows, tokens: Range<usize>) -> [[f32; ROWS]; TILE] {
+unsafe fn add_tile(
+    panel: &Panel,
+    groups: Range<usize>,
+    x: &Int16Rows,
+    tokens: Range<usize>,
+    parts: &mut [f32],
+) {
+    let (pairs, half_steps) = x.tile(tokens.start);
+    let num_blocks = groups.len() * PARTS;
+    let tile = Tile { panel, num_blocks, first_block: groups.start * PARTS, pairs, half_steps };
     // SAFETY: the caller's promise.
     unsafe {
         match tokens.len() {
-            1 => tile::<1>(panel, x, tokens.start),
-            2 => tile::<2>(panel, x, tokens.start),
-            3 => tile::<3>(panel, x, tokens.start),
-            4 => tile::<4>(panel, x, tokens.start),
-            5 => tile::<5>(panel, x, tokens.start),
-            6 => tile::<6>(panel, x, tokens.start),
-            7 => tile::<7>(panel, x, tokens.start),
-            8 => tile::<8>(panel, x, tokens.start),
-            9 => tile::<9>(panel, x, tokens.start),
-            10 => tile::<10>(panel, x, tokens.start),
-            11 => tile::<11>(panel, x, tokens.start),
-            _ => tile::<TILE>(panel, x, tokens.start),
+            1 => tile.add::<1>(parts),
+            2 => tile.add::<2>(parts),
+            3 => tile.add::<3>(parts),
+            4 => tile.add::<4>(parts),
+            5 => tile.add::<5>(parts),
+            6 => tile.add::<6>(parts),
+            7 => tile.add::<7>(parts),
+            8 => tile.add::<8>(parts),
+            9 => tile.add::<9>(parts),
+            10 => tile.add::<10>(parts),
+            11 => tile.add::<11>(parts),
+            _ => tile.add::<TILE>(parts),
         }
     }
 }
 
-/// Products of the panel's rows with `T` tokens from `first`.
-///
-/// # Safety
-/// AVX-512 F, BW, DQ, VL and VNNI; the tokens are there and as long as the panel's rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn tile<const T: usize>(panel: &Panel, x: &Int16Rows, first: usize) -> [[f32; ROWS]; TILE] {
-    let pairs: [*const i32; T] = std::array::from_fn(|t| x.pairs(first + t));
-    let half_steps: [*const f32; T] = std::array::from_fn(|t| x.half_steps(first + t));
-    let mut parts = [[[_mm512_setzero_ps(); WIDTH]; T]; PARTS];
-    for block in 0..panel.num_blocks() {
-        let (group, part) = (block / PARTS, block % PARTS);
-        // SAFETY: the panel and the packed rows hold every block.
-        unsafe {
-            let at = group * PLANES * LANES + 4 * part;
-            let sums = block_sums(panel.pairs(block), pairs.map(|pairs| pairs.add(at)));
-            let scales: [__m512; WIDTH] =
-                std::array::from_fn(|w| _mm512_load_ps(panel.scales(block).add(w * LANES)));
-            for (t, sums) in sums.into_iter().enumerate() {
-                let half_step = _mm512_set1_ps(*half_steps[t].add(group * LANES + 4 * part));
-                for w in 0..WIDTH {
-                    let scale = _mm512_mul_ps(scales[w], half_step);
-                    let parts = &mut parts[part][t][w];
-                    *parts = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[w]), scale, *parts);
+/// Some blocks of a panel and a tile of tokens.
+struct Tile<'a> {
+    panel: &'a Panel,
+    num_blocks: usize,
+    /// Where the panel's blocks lie in the rows; a multiple of the number of parts.
+    first_block: usize,
+    /// `[blocks of the rows, 16 pairs, T tokens]`.
+    pairs: *const i32,
+    /// `[blocks of the rows, T tokens]`.
+    half_steps: *const f32,
+}
+
+impl Tile<'_> {
+    /// Adds the products to `parts`, [`Parts`] of `T` tokens.
+    ///
+    /// # Safety
+    /// AVX-512 F, BW, DQ, VL and VNNI; panel and tokens hold the blocks, the tile has `T` tokens.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn add<const T: usize>(&self, parts: &mut [f32]) {
+        assert_eq!(parts.len(), T * size_of::<Parts>() / size_of::<f32>());
+        let parts = parts.as_mut_ptr().cast::<Parts>();
+        for block in 0..self.num_blocks {
+            let at = self.first_block + block;
+            // SAFETY: the panel and the tile hold every block; the parts are those of `T` tokens.
+            unsafe {
+                let sums = block_sums::<T>(self.panel.pairs(block), self.pairs.add(at * PAIRS * T));
+                let scales = self.panel.scales(block);
+                let scales = [_mm512_load_ps(scales), _mm512_load_ps(scales.add(LANES))];
+                let half_steps = self.half_steps.add(at * T);
+                for (t, sums) in sums.into_iter().enumerate() {
+                    let half_step = _mm512_set1_ps(*half_steps.add(t));
+                    for w in 0..WIDTH {
+                        let part = (&raw mut (*parts.add(t))[block % PARTS][w]).cast::<f32>();
+                        let scale = _mm512_mul_ps(scales[w], half_step);
+                        let sum = _mm512_cvtepi32_ps(sums[w]);
+                        _mm512_store_ps(part, _mm512_fmadd_ps(sum, scale, _mm512_load_ps(part)));
+                    }
                 }
             }
         }
     }
-    let mut out = [[0f32; ROWS]; TILE];
-    for (t, out) in out.iter_mut().take(T).enumerate() {
-        for w in 0..WIDTH {
-            let p02 = _mm512_add_ps(parts[0][t][w], parts[2][t][w]);
-            let p13 = _mm512_add_ps(parts[1][t][w], parts[3][t][w]);
-            // SAFETY: a token's output has two registers.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(w * LANES), _mm512_add_ps(p02, p13)) };
-        }
-    }
-    out
 }
 
-/// Exact sums of one block: `weights` `[16 pairs, 32 rows]` with `T` tokens, whose planes lie 16 pairs apart.
+/// Exact sums of one block: `weights` `[16 pairs, 32 rows]` with `x` `[16 pairs, T tokens]`.
 ///
 /// # Safety
 /// AVX-512 VNNI; `weights` starts on a cache line.
-#[inline(always)]
-unsafe fn block_sums<const T: usize>(weights: *const i32, x: [*const i32; T]) -> [[__m512i; WIDTH]; T] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut sums = [[_mm512_setzero_si512(); WIDTH]; T];
-        for pair in 0..PAIRS {
-            let w: [__m512i; WIDTH] = std::array::from_fn(|w| {
-                _mm512_load_si512(weights.add(pair * ROWS + w * LANES).cast())
-            });
-            for (sums, x) in sums.iter_mut().zip(x) {
-                let x = _mm512_set1_epi32(*x.add(pair % PLANES * LANES + pair / PLANES));
-                for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = _mm512_dpwssd_epi32(*sum, w, x);
-                }
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn block_sums<const T: usize>(weights: *const i32, x: *const i32) -> [[__m512i; WIDTH]; T] {
+    let mut sums = [[_mm512_setzero_si512(); WIDTH]; T];
+    for pair in 0..PAIRS {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let w = weights.add(pair * ROWS);
+            let w = [_mm512_load_si512(w.cast()), _mm512_load_si512(w.add(LANES).cast())];
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_epi32(*x.add(pair * T + t));
+                sums[0] = _mm512_dpwssd_epi32(sums[0], w[0], x);
+                sums[1] = _mm512_dpwssd_epi32(sums[1], w[1], x);
             }
         }
-        sums
     }
+    sums
 }
