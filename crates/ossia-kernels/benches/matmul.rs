@@ -2,9 +2,9 @@
 //! reach in the same run. Every figure is the best of many repetitions, because a busy neighbour only ever
 //! takes away.
 //!
-//! `cargo bench -p ossia-kernels --bench matmul -- [linear|moe] [f32|bf16] [isa] [threads=N] [rows=N] [cached]`
+//! `cargo bench -p ossia-kernels --bench matmul -- [linear|moe] [f32|bf16] [isa] [threads=N] [rows=N] [cached] [int8]`
 //!
-//! `cached` takes small matrices that stay in the second-level cache: the arithmetic alone.
+//! `int8` rounds the dense matrices to 8 bits. `cached` takes small matrices that stay in the second-level cache: the arithmetic alone.
 
 #![allow(clippy::unwrap_used)]
 
@@ -70,6 +70,10 @@ fn main() {
     }
 }
 
+fn is_int8() -> bool {
+    std::env::args().any(|a| a == "int8")
+}
+
 fn is_cached() -> bool {
     std::env::args().any(|a| a == "cached")
 }
@@ -81,12 +85,13 @@ fn linears(isa: Isa, compute: ComputeType, ceiling: Ceilings) {
     };
     for &(name, rows, cols) in shapes {
         // Enough copies that none is found in a cache.
-        let copies = if is_cached() { 1 } else { (400_000_000 / (2 * rows * cols)).max(1) };
+        let copies = if is_cached() { 1 } else { (400_000_000 / (2 * rows * cols)).max(2) };
         let layers: Vec<Linear> = (0..copies)
             .map(|seed| {
                 let bytes = WeightBytes::owned(random_bf16(rows * cols, seed as u64));
-                let weight = Arc::new(Matrix::new(bytes, DType::BF16, rows, cols).unwrap());
-                Linear::new(weight, Some(vec![0.5; rows]), compute).unwrap().on(isa).unwrap()
+                let weight = Matrix::new(bytes, DType::BF16, rows, cols).unwrap();
+                let weight = if is_int8() { weight.to_int8() } else { weight };
+                Linear::new(Arc::new(weight), Some(vec![0.5; rows]), compute).unwrap().on(isa).unwrap()
             })
             .collect();
         for n in batch_sizes() {
@@ -94,7 +99,7 @@ fn linears(isa: Isa, compute: ComputeType, ceiling: Ceilings) {
             let time = best(|i| {
                 black_box(layers[i % copies].forward(&x).unwrap());
             });
-            report(name, n, 2 * rows * cols, 2 * rows * cols * n, time, ceiling);
+            report(name, n, layers[0].weight().size_bytes(), 2 * rows * cols * n, time, ceiling);
         }
     }
 }

@@ -16,6 +16,6 @@ pub use config::{GptOssConfig, LayerType, YarnConfig};
 pub use error::ModelError;
 pub use kv_cache::KvCache;
 pub use logits::Logits;
-pub use model::{GptOss, ModelOptions};
+pub use model::{DenseWeights, GptOss, ModelOptions};
 pub use ossia_kernels::{BlockTable, ComputeType};
 pub use weights::{LoadProgress, write_checkpoint};

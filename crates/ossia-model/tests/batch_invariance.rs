@@ -6,13 +6,14 @@
 mod common;
 
 use common::{Driver, Sequence, logits_of, parity_dir};
-use ossia_model::{ComputeType, GptOss, GptOssConfig, ModelOptions};
+use ossia_model::{ComputeType, DenseWeights, GptOss, GptOssConfig, ModelOptions};
 
 const PROMPT_LEN: usize = 200;
 
-fn model(name: &str, compute: ComputeType) -> GptOss {
+fn model(name: &str, compute: ComputeType, dense_weights: DenseWeights) -> GptOss {
     let config = GptOssConfig::from_file(&parity_dir().join(format!("configs/{name}.json"))).unwrap();
-    GptOss::dummy(config, 7, &ModelOptions { compute, ..ModelOptions::default() }).unwrap()
+    let options = ModelOptions { compute, dense_weights, ..ModelOptions::default() };
+    GptOss::dummy(config, 7, &options).unwrap()
 }
 
 fn ids(seed: u32, len: usize) -> Vec<u32> {
@@ -27,9 +28,9 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 
 fn for_each_model(check: impl Fn(&GptOss)) {
     for name in ["tiny", "uneven"] {
-        for compute in [ComputeType::F32, ComputeType::Bf16] {
-            check(&model(name, compute));
-        }
+        check(&model(name, ComputeType::F32, DenseWeights::AsStored));
+        check(&model(name, ComputeType::Bf16, DenseWeights::AsStored));
+        check(&model(name, ComputeType::Bf16, DenseWeights::Int8));
     }
 }
 

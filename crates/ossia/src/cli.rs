@@ -44,6 +44,9 @@ pub(crate) struct ModelArgs {
     /// How matrix products take their activations; sums are always f32
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     pub(crate) dtype: Dtype,
+    /// How the matrices of attention and the lm_head are kept; experts stay as stored
+    #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
+    pub(crate) cpu_weights: CpuWeights,
     /// Where the weights come from
     #[arg(long, value_enum, default_value_t = LoadFormatArg::Safetensors, requires_if("dummy", "hf_config"))]
     pub(crate) load_format: LoadFormatArg,
@@ -64,6 +67,14 @@ pub(crate) enum Dtype {
     F32,
     /// bf16 activations into each product, bf16 KV cache
     Bf16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CpuWeights {
+    /// As stored, in the mapped file
+    Bf16,
+    /// Rounded to 8 bits at load: half the bytes, so decoding is faster
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -230,6 +241,9 @@ pub(crate) struct LogitsArgs {
     /// How matrix products take their activations
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub(crate) dtype: Dtype,
+    /// How the matrices of attention and the lm_head are kept
+    #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
+    pub(crate) cpu_weights: CpuWeights,
     /// Tokens per forward pass [default: all at once]
     #[arg(long)]
     pub(crate) chunk: Option<usize>,

@@ -16,7 +16,7 @@ const TILE_TOKENS: usize = 2;
 
 /// Whether this path reads the format.
 pub(super) fn takes(format: Format<'_>) -> bool {
-    !matches!(format, Format::Bf16Transposed(_))
+    !matches!(format, Format::Bf16Transposed(_) | Format::Int8(_))
 }
 
 /// As [`super::multiply`].
@@ -37,7 +37,7 @@ pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &F3
                 x,
                 out,
             ),
-            Format::Bf16Transposed(_) => unreachable!("not taken"),
+            Format::Bf16Transposed(_) | Format::Int8(_) => unreachable!("not taken"),
         }
     }
 }

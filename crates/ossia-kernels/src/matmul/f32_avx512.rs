@@ -15,7 +15,7 @@ const TOKENS_IN_CACHE: usize = 8 * TOKENS;
 
 /// Whether this path reads the format.
 pub(super) fn takes(format: Format<'_>) -> bool {
-    !matches!(format, Format::Bf16Transposed(_))
+    !matches!(format, Format::Bf16Transposed(_) | Format::Int8(_))
 }
 
 /// As [`super::multiply`].
@@ -36,7 +36,7 @@ pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &F3
                 x,
                 out,
             ),
-            Format::Bf16Transposed(_) => unreachable!("not taken"),
+            Format::Bf16Transposed(_) | Format::Int8(_) => unreachable!("not taken"),
         }
     }
 }

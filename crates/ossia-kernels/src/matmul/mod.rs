@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | [`portable`] | decoded to f32 | f32 multiply, f32 add | 16 partial sums by `k % 16`, halving tree |
 //! | [`f32_avx2`], [`f32_avx512`] | decoded to f32 in registers | f32 FMA | one partial sum per lane, halving tree |
-//! | [`int16`] | integers of MXFP4 | exact sums of 32 products, f32 FMA | four partial sums by block of 32 |
+//! | [`int16`] | integers of MXFP4 and of 8 bits | exact sums of 32 products, f32 FMA | four partial sums by block of 32 |
 //! | [`bf16_amx`] | decoded to bf16 tiles | bf16 products, f32 sums | tiles of 32 in ascending order |
 //!
 //! The last two are for [`ComputeType::Bf16`], which lets a path round activations to 16 bits. Where neither
@@ -93,14 +93,18 @@ impl Matmul {
 
     /// Whether activations become bf16 tiles.
     fn uses_tiles(self, format: Format<'_>) -> bool {
-        self.isa == Isa::Amx && self.compute == ComputeType::Bf16 && !matches!(format, Format::F32(_))
+        let exact = !matches!(format, Format::F32(_) | Format::Int8(_));
+        self.isa == Isa::Amx && self.compute == ComputeType::Bf16 && exact
     }
 
     /// Whether activations become integers of 16 bits.
     fn uses_integers(self, format: Format<'_>) -> bool {
-        self.isa == Isa::Avx512Vnni
-            && self.compute == ComputeType::Bf16
-            && matches!(format, Format::Mxfp4 { .. })
+        let faster = match format {
+            Format::Mxfp4 { .. } => self.isa == Isa::Avx512Vnni,
+            Format::Int8(_) => self.isa >= Isa::Avx512Vnni,
+            _ => false,
+        };
+        faster && self.compute == ComputeType::Bf16
     }
 }
 

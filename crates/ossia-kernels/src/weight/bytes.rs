@@ -44,6 +44,22 @@ impl WeightBytes {
         &all[self.range.clone()]
     }
 
+    /// Lets the system take back the memory of mapped bytes; they are read from the file again when needed.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = &self.storage {
+            const PAGE: usize = 4096;
+            let inside = self.range.start.next_multiple_of(PAGE)..self.range.end / PAGE * PAGE;
+            // SAFETY: the map is of a file and read-only, so dropped pages come back with the same bytes. Failure
+            // leaves them where they are.
+            let _ = inside.is_empty()
+                || unsafe {
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, inside.start, inside.len())
+                        .is_ok()
+                };
+        }
+    }
+
     /// Number of bytes.
     pub fn len(&self) -> usize {
         self.range.len()

@@ -1,17 +1,25 @@
-//! A dense matrix in checkpoint layout.
+//! A dense matrix in checkpoint layout, or rounded to 8 bits.
 
 use candle_core::DType;
 
+use super::int8::Int8;
 use super::{Format, MatrixView, WeightBytes, check_len};
 use crate::{KernelError, Result};
 
-/// Dense matrix `[rows = out_features, cols = in_features]`, row-major, bf16 or f32, little-endian.
+/// Dense matrix `[rows = out_features, cols = in_features]`.
 #[derive(Clone, Debug)]
 pub struct Matrix {
-    bytes: WeightBytes,
-    dtype: DType,
+    storage: Storage,
     rows: usize,
     cols: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Storage {
+    /// Row-major, little-endian, as the checkpoint has them.
+    Bf16(WeightBytes),
+    F32(WeightBytes),
+    Int8(Int8),
 }
 
 impl Matrix {
@@ -21,11 +29,24 @@ impl Matrix {
     /// [`KernelError::WeightDType`] unless `dtype` is bf16 or f32, [`KernelError::WeightLength`]
     /// unless the bytes are exactly those of the shape.
     pub fn new(bytes: WeightBytes, dtype: DType, rows: usize, cols: usize) -> Result<Self> {
-        if !matches!(dtype, DType::BF16 | DType::F32) {
-            return Err(KernelError::WeightDType { found: dtype });
-        }
+        let storage: fn(WeightBytes) -> Storage = match dtype {
+            DType::BF16 => Storage::Bf16,
+            DType::F32 => Storage::F32,
+            found => return Err(KernelError::WeightDType { found }),
+        };
         check_len("matrix", &bytes, &[rows, cols], dtype.size_in_bytes())?;
-        Ok(Self { bytes, dtype, rows, cols })
+        Ok(Self { storage: storage(bytes), rows, cols })
+    }
+
+    /// The same matrix rounded to 8 bits with a scale per 32 columns of a row, in memory of its own: 8.5 bits a
+    /// weight. Pages of a mapped file that were read for it are given back to the system.
+    #[must_use]
+    pub fn to_int8(&self) -> Self {
+        let storage = Storage::Int8(Int8::new(self));
+        if let Storage::Bf16(bytes) | Storage::F32(bytes) = &self.storage {
+            bytes.release();
+        }
+        Self { storage, ..*self }
     }
 
     /// Output features.
@@ -38,14 +59,12 @@ impl Matrix {
         self.cols
     }
 
-    /// Type of the elements.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// The bytes, row-major.
-    pub fn as_slice(&self) -> &[u8] {
-        self.bytes.as_slice()
+    /// Bytes of the elements and scales.
+    pub fn size_bytes(&self) -> usize {
+        match &self.storage {
+            Storage::Bf16(bytes) | Storage::F32(bytes) => bytes.len(),
+            Storage::Int8(int8) => int8.len(),
+        }
     }
 
     /// Row `row` as f32 into `out` of [`Self::cols`] elements. Both indices are the caller's to keep in range.
@@ -56,10 +75,10 @@ impl Matrix {
     }
 
     pub(crate) fn view(&self) -> MatrixView<'_> {
-        let bytes = self.bytes.as_slice();
-        let format = match self.dtype {
-            DType::F32 => Format::F32(bytes),
-            _ => Format::Bf16(bytes),
+        let format = match &self.storage {
+            Storage::Bf16(bytes) => Format::Bf16(bytes.as_slice()),
+            Storage::F32(bytes) => Format::F32(bytes.as_slice()),
+            Storage::Int8(int8) => Format::Int8(int8.view(self.cols)),
         };
         MatrixView { format, rows: self.rows, cols: self.cols }
     }

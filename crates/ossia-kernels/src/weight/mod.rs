@@ -1,12 +1,14 @@
-//! Weights as the checkpoint stores them: mapped or owned bytes with a shape, never repacked.
+//! Weights as the checkpoint stores them: mapped or owned bytes with a shape. Only rounding to 8 bits makes a copy.
 
 mod bytes;
 mod experts;
+mod int8;
 mod matrix;
 mod view;
 
 pub use bytes::WeightBytes;
 pub use experts::ExpertWeights;
+pub(crate) use int8::Int8View;
 pub use matrix::Matrix;
 pub(crate) use view::{Format, MatrixView};
 

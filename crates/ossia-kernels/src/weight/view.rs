@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::Int8View;
 use crate::mxfp4;
 
 /// A borrowed `[rows, cols]` matrix; the length of the bytes was checked when the weight was made.
@@ -23,6 +24,8 @@ pub(crate) enum Format<'a> {
     Bf16Transposed(&'a [u8]),
     /// Blocks `[rows, cols / 32, 16]` and scales `[rows, cols / 32]`.
     Mxfp4 { blocks: &'a [u8], scales: &'a [u8] },
+    /// Panels of 16 rows.
+    Int8(Int8View<'a>),
 }
 
 impl MatrixView<'_> {
@@ -39,6 +42,7 @@ impl MatrixView<'_> {
                 let at = row * self.cols + col;
                 mxfp4::decode(mxfp4::nibble(blocks, at), scales[at / mxfp4::BLOCK_LEN])
             }
+            Format::Int8(view) => view.get(row, col),
         }
     }
 }

@@ -24,13 +24,35 @@ use crate::{ForwardBatch, GptOssConfig, Logits, ModelError};
 pub struct ModelOptions {
     /// Precision of activations in matrix products, and of the KV cache.
     pub compute: ComputeType,
+    /// How the matrices of attention and the lm_head are kept.
+    pub dense_weights: DenseWeights,
     /// Where it runs.
     pub device: Device,
 }
 
+/// How the matrices of attention and the lm_head are kept. Experts stay as stored, the router and the embedding too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DenseWeights {
+    /// In the mapped checkpoint, exactly.
+    #[default]
+    AsStored,
+    /// Rounded to 8 bits at load: half the bytes of bf16, in memory of their own.
+    Int8,
+}
+
+impl ModelOptions {
+    /// A matrix of attention or the lm_head as it is to be kept.
+    fn dense(&self, weight: Arc<Matrix>) -> Arc<Matrix> {
+        match self.dense_weights {
+            DenseWeights::AsStored => weight,
+            DenseWeights::Int8 => Arc::new(weight.to_int8()),
+        }
+    }
+}
+
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { compute: ComputeType::Bf16, device: Device::Cpu }
+        Self { compute: ComputeType::Bf16, dense_weights: DenseWeights::AsStored, device: Device::Cpu }
     }
 }
 
@@ -90,7 +112,7 @@ impl GptOss {
             false => loader.matrix("lm_head.weight", vocab_size, hidden_size)?,
         };
         Ok(Self {
-            lm_head: Linear::new(lm_head, None, options.compute)?,
+            lm_head: Linear::new(options.dense(lm_head), None, options.compute)?,
             rotary_emb: RotaryEmbedding::new(&config),
             weight_bytes: loader.loaded_bytes(),
             options: options.clone(),

@@ -50,7 +50,7 @@ pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &Ti
             Format::Bf16Transposed(bytes) => {
                 product(Transposed::new(bytes, weight.rows, weight.cols), rows, x, out);
             }
-            Format::F32(_) => unreachable!("f32 weights are not exact in bf16"),
+            Format::F32(_) | Format::Int8(_) => unreachable!("these weights are not exact in bf16"),
         }
     }
 }

@@ -7,11 +7,14 @@
 //!
 //! `out = (p[0] + p[2]) + (p[1] + p[3])`, `p[j] = sum over blocks b = j mod 4, ascending, of scale[b] * sum[b]`,
 //!
-//! each step one fused multiply-add. Both ways through this folder follow it to the bit: [`narrow`] reads each
-//! weight once, in registers, for a few tokens; [`wide`] unpacks 32 rows into the second-level cache for many.
+//! each step one fused multiply-add. Weights of 8 bits go the same way, their scale one f16 per block; sums past
+//! 2^24 are rounded to f32 once. Every way through this folder follows that to the bit: [`narrow`] and
+//! [`narrow_int8`] read each weight once, in registers, for a few tokens; [`wide`] unpacks 32 rows into the
+//! first-level cache, some columns at a time, for many.
 
 mod activations;
 mod narrow;
+mod narrow_int8;
 mod panel;
 #[cfg(test)]
 mod tests;
@@ -55,13 +58,25 @@ struct Mxfp4Rows<'a> {
 pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
     assert_eq!(out.len(), rows.len() * x.num_tokens());
     assert_eq!(weight.cols.div_ceil(GROUP), x.num_groups());
-    let Format::Mxfp4 { blocks, scales } = weight.format else { unreachable!("not taken") };
-    let weight = Mxfp4Rows { blocks, scales, num_blocks: weight.cols / BLOCK };
+    let few = x.num_tokens() <= FEW_TOKENS;
     // SAFETY: the caller's promise; the lengths were checked.
     unsafe {
-        match x.num_tokens() {
-            0..=FEW_TOKENS => narrow::multiply(weight, rows, x, out),
-            _ => wide::multiply(weight, rows, x, out),
+        match weight.format {
+            Format::Mxfp4 { blocks, scales } => {
+                let weight = Mxfp4Rows { blocks, scales, num_blocks: weight.cols / BLOCK };
+                match few {
+                    true => narrow::multiply(weight, rows, x, out),
+                    false => wide::multiply(weight, rows, x, out),
+                }
+            }
+            Format::Int8(weight) => {
+                assert!(rows.start.is_multiple_of(LANES), "rows {rows:?} begin within a panel");
+                match few {
+                    true => narrow_int8::multiply(weight, rows, x, out),
+                    false => wide::multiply(weight, rows, x, out),
+                }
+            }
+            _ => unreachable!("not taken"),
         }
     }
 }

@@ -4,8 +4,10 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::narrow::{exp2_of_e8m0, load_weights, tail_scales};
+use super::narrow_int8::widen;
 use super::{BLOCK, GROUP, LANES, Mxfp4Rows, PAIRS};
 use crate::cpu::Scratch;
+use crate::weight::Int8View;
 
 /// Registers of rows side by side.
 pub(super) const WIDTH: usize = 2;
@@ -43,102 +45,165 @@ impl Panel {
         self.scales[block * ROWS..].as_ptr()
     }
 
-    /// Unpacks `groups` of `count` rows from `first_row`. The lanes of rows past them repeat the last; blocks
-    /// past the end of the rows are zero.
+    /// Unpacks `groups` of `count` rows from `first_row`. What the lanes of rows past them hold is not said;
+    /// blocks past the end of the rows are zero.
     ///
     /// # Safety
     /// AVX-512 F, BW, DQ, VL; the rows are in range, the groups begin within them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn fill(
+    pub(super) unsafe fn fill<S: PanelSource>(
         &mut self,
-        weight: Mxfp4Rows,
+        weight: S,
         first_row: usize,
         count: usize,
         groups: Range<usize>,
     ) {
         for half in 0..WIDTH {
-            let rows = std::array::from_fn(|lane| first_row + (half * LANES + lane).min(count - 1));
+            // A half without rows of its own repeats the first.
+            let start = if half * LANES < count { half * LANES } else { 0 };
+            let rows = first_row + start..first_row + count.min(start + LANES);
             for (at, group) in groups.clone().enumerate() {
+                let to = Corner { at: at * BLOCKS, half };
                 // SAFETY: the caller's promise.
-                unsafe {
-                    self.fill_codes(weight, &rows, group, at * BLOCKS, half);
-                    self.fill_scales(weight, &rows, group, at * BLOCKS, half);
+                unsafe { weight.fill_group(rows.clone(), group, self, to) };
+            }
+        }
+    }
+
+    /// Where pair `pair` of the panel's block `block` goes.
+    fn pair_mut(&mut self, to: Corner, block: usize, pair: usize) -> &mut [f32] {
+        &mut self.pairs[((to.at + block) * PAIRS + pair) * ROWS + to.half * LANES..][..LANES]
+    }
+
+    /// Where the scales of the panel's block `block` go.
+    fn scales_mut(&mut self, to: Corner, block: usize) -> &mut [f32] {
+        &mut self.scales[(to.at + block) * ROWS + to.half * LANES..][..LANES]
+    }
+}
+
+/// A place in a panel: its block and half of its rows.
+#[derive(Clone, Copy)]
+pub(super) struct Corner {
+    at: usize,
+    half: usize,
+}
+
+/// Weights that can be unpacked into a panel.
+pub(super) trait PanelSource: Copy {
+    /// Unpacks one group of up to 16 rows to `to`.
+    ///
+    /// # Safety
+    /// As [`Panel::fill`].
+    unsafe fn fill_group(self, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner);
+}
+
+impl PanelSource for Mxfp4Rows<'_> {
+    #[inline]
+    unsafe fn fill_group(self, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner) {
+        let rows = std::array::from_fn(|lane| (rows.start + lane).min(rows.end - 1));
+        // SAFETY: the caller's promise.
+        unsafe {
+            fill_codes(self, &rows, group, panel, to);
+            fill_scales(self, &rows, group, panel, to);
+        }
+    }
+}
+
+impl PanelSource for Int8View<'_> {
+    #[inline]
+    unsafe fn fill_group(self, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner) {
+        // SAFETY: the caller's promise.
+        unsafe { fill_int8(self, rows.start / LANES, group, panel, to) }
+    }
+}
+
+/// Unpacks one group of a panel of 16 rows in 8 bits.
+///
+/// # Safety
+/// As [`Panel::fill`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn fill_int8(weight: Int8View, source: usize, group: usize, panel: &mut Panel, to: Corner) {
+    for block in 0..BLOCKS {
+        let from = group * BLOCKS + block;
+        if from >= weight.num_blocks {
+            (0..PAIRS).for_each(|pair| panel.pair_mut(to, block, pair).fill(0.0));
+            panel.scales_mut(to, block).fill(0.0);
+            continue;
+        }
+        let from = source * weight.num_blocks + from;
+        let dwords = weight.values[from * LANES * BLOCK..][..LANES * BLOCK].chunks_exact(4 * LANES);
+        for (dword, bytes) in dwords.enumerate() {
+            // SAFETY: `bytes` and each place are a register long.
+            unsafe {
+                let pairs = widen(_mm512_loadu_si512(bytes.as_ptr().cast()));
+                for (odd, pair) in pairs.into_iter().enumerate() {
+                    let place = panel.pair_mut(to, block, 2 * dword + odd);
+                    _mm512_store_si512(place.as_mut_ptr().cast(), pair);
                 }
             }
         }
-    }
-
-    /// Unpacks the codes of one group of 16 rows into half of the panel, from its block `at`.
-    ///
-    /// # Safety
-    /// As [`Self::fill`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn fill_codes(
-        &mut self,
-        weight: Mxfp4Rows,
-        rows: &[usize; LANES],
-        group: usize,
-        at: usize,
-        half: usize,
-    ) {
-        let count = BLOCKS.min(weight.num_blocks - group * BLOCKS);
-        let mask = u64::MAX >> (64 - count * BLOCK / 2);
-        let mut lines = [_mm512_setzero_si512(); LANES];
-        for (line, row) in lines.iter_mut().zip(rows) {
-            let from = (row * weight.num_blocks + group * BLOCKS) * BLOCK / 2;
-            // SAFETY: the mask keeps to the blocks that are there.
-            *line = unsafe { _mm512_maskz_loadu_epi8(mask, weight.blocks[from..].as_ptr().cast()) };
-        }
-        let halves = load_weights();
-        let to = self.pairs[(at * PAIRS * WIDTH + half) * LANES..].as_mut_ptr().cast::<i32>();
-        assert!((at + BLOCKS) * PAIRS * ROWS <= self.pairs.len());
-        for (dword, codes) in transpose(lines).into_iter().enumerate() {
-            let weights = [
-                _mm512_permutexvar_epi16(codes, halves),
-                _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), halves),
-                _mm512_permutexvar_epi16(_mm512_srli_epi16::<8>(codes), halves),
-                _mm512_permutexvar_epi16(_mm512_srli_epi16::<12>(codes), halves),
-            ];
-            for (plane, weights) in weights.into_iter().enumerate() {
-                let pair = dword / 4 * PAIRS + plane * 4 + dword % 4;
-                // SAFETY: the group's pairs lie in the buffer, as asserted.
-                unsafe { _mm512_store_si512(to.add(pair * ROWS).cast(), weights) };
-            }
+        let scales = &weight.double_scales[from * LANES..][..LANES];
+        // SAFETY: 16 scales are half a register long, their place a whole one.
+        unsafe {
+            let scales = _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast()));
+            _mm512_store_ps(panel.scales_mut(to, block).as_mut_ptr(), scales);
         }
     }
+}
 
-    /// As [`Self::fill_codes`], for the scales.
-    ///
-    /// # Safety
-    /// As [`Self::fill`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn fill_scales(
-        &mut self,
-        weight: Mxfp4Rows,
-        rows: &[usize; LANES],
-        group: usize,
-        at: usize,
-        half: usize,
-    ) {
-        let first = group * BLOCKS;
-        let count = BLOCKS.min(weight.num_blocks - first);
-        let mut bytes = [0i32; LANES];
-        for (bytes, row) in bytes.iter_mut().zip(rows) {
-            let scales = &weight.scales[row * weight.num_blocks + first..][..count];
-            *bytes = match scales.first_chunk() {
-                Some(four) => i32::from_le_bytes(*four),
-                None => tail_scales(scales),
-            };
+/// Unpacks the codes of one group of 16 rows.
+///
+/// # Safety
+/// As [`Panel::fill`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn fill_codes(weight: Mxfp4Rows, rows: &[usize; LANES], group: usize, panel: &mut Panel, to: Corner) {
+    let count = BLOCKS.min(weight.num_blocks - group * BLOCKS);
+    let mask = u64::MAX >> (64 - count * BLOCK / 2);
+    let mut lines = [_mm512_setzero_si512(); LANES];
+    for (line, row) in lines.iter_mut().zip(rows) {
+        let from = (row * weight.num_blocks + group * BLOCKS) * BLOCK / 2;
+        // SAFETY: the mask keeps to the blocks that are there.
+        *line = unsafe { _mm512_maskz_loadu_epi8(mask, weight.blocks[from..].as_ptr().cast()) };
+    }
+    let halves = load_weights();
+    for (dword, codes) in transpose(lines).into_iter().enumerate() {
+        let weights = [
+            _mm512_permutexvar_epi16(codes, halves),
+            _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), halves),
+            _mm512_permutexvar_epi16(_mm512_srli_epi16::<8>(codes), halves),
+            _mm512_permutexvar_epi16(_mm512_srli_epi16::<12>(codes), halves),
+        ];
+        for (plane, weights) in weights.into_iter().enumerate() {
+            let place = panel.pair_mut(to, dword / 4, plane * 4 + dword % 4);
+            // SAFETY: each place is a register long.
+            unsafe { _mm512_store_si512(place.as_mut_ptr().cast(), weights) };
         }
-        // SAFETY: 16 values of 32 bits fill a register.
-        let mut bytes = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
-        for block in at..at + BLOCKS {
-            let scales = exp2_of_e8m0(_mm512_and_si512(bytes, _mm512_set1_epi32(255)));
-            let to = &mut self.scales[block * ROWS + half * LANES..][..LANES];
-            // SAFETY: `to` is a register long.
-            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), scales) };
-            bytes = _mm512_srli_epi32::<8>(bytes);
-        }
+    }
+}
+
+/// As [`fill_codes`], for the scales.
+///
+/// # Safety
+/// As [`Panel::fill`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn fill_scales(weight: Mxfp4Rows, rows: &[usize; LANES], group: usize, panel: &mut Panel, to: Corner) {
+    let first = group * BLOCKS;
+    let count = BLOCKS.min(weight.num_blocks - first);
+    let mut bytes = [0i32; LANES];
+    for (bytes, row) in bytes.iter_mut().zip(rows) {
+        let scales = &weight.scales[row * weight.num_blocks + first..][..count];
+        *bytes = match scales.first_chunk() {
+            Some(four) => i32::from_le_bytes(*four),
+            None => tail_scales(scales),
+        };
+    }
+    // SAFETY: 16 values of 32 bits fill a register.
+    let mut bytes = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
+    for block in 0..BLOCKS {
+        let scales = exp2_of_e8m0(_mm512_and_si512(bytes, _mm512_set1_epi32(255)));
+        // SAFETY: each place is a register long.
+        unsafe { _mm512_store_ps(panel.scales_mut(to, block).as_mut_ptr(), scales) };
+        bytes = _mm512_srli_epi32::<8>(bytes);
     }
 }
 

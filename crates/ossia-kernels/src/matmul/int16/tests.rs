@@ -1,4 +1,6 @@
-//! Both ways against the definition in plain Rust, to the bit.
+//! Every way against the definition in plain Rust, to the bit.
+
+#![allow(clippy::unwrap_used)]
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -8,27 +10,55 @@ use crate::mxfp4;
 
 /// What the module promises, value by value.
 fn define(weight: MatrixView<'_>, row: usize, x: &[f32]) -> f32 {
-    let Format::Mxfp4 { blocks, scales } = weight.format else { panic!("another format") };
     let mut parts = [0f32; 4];
     for (block, x) in x.chunks(BLOCK).enumerate() {
         let max = x.iter().fold(0f32, |max, x| max.max(x.abs()));
         let exponent = if max < 2f32.powi(-100) { -100 } else { max.log2().floor() as i32 };
         let step = 2f64.powi(exponent - 14);
-        let at = row * weight.cols + block * BLOCK;
+        let scale = scale_of(weight, row, block);
         let mut sum = 0i64;
         for (col, x) in x.iter().enumerate() {
             let q = (f64::from(*x) / step).round_ties_even().clamp(-32768.0, 32767.0) as i64;
-            let halves = 2.0 * mxfp4::decode(mxfp4::nibble(blocks, at + col), 127);
-            sum += q * halves as i64;
+            let w = if scale == 0.0 { 0.0 } else { 2.0 * weight.get(row, block * BLOCK + col) / scale };
+            assert_eq!(w, w.round());
+            sum += q * w as i64;
         }
-        let scale = mxfp4::decode_scale(scales[at / BLOCK]) * (step / 2.0) as f32;
+        let scale = scale * (step / 2.0) as f32;
         parts[block % 4] = (sum as f32).mul_add(scale, parts[block % 4]);
     }
     (parts[0] + parts[2]) + (parts[1] + parts[3])
 }
 
+/// Twice the step of a block's weights.
+fn scale_of(weight: MatrixView<'_>, row: usize, block: usize) -> f32 {
+    match weight.format {
+        Format::Mxfp4 { scales, .. } => mxfp4::decode_scale(scales[row * weight.cols / BLOCK + block]),
+        Format::Int8(view) => {
+            let at = (row / LANES * view.num_blocks + block) * LANES + row % LANES;
+            view.double_scales[at].to_f32()
+        }
+        _ => panic!("another format"),
+    }
+}
+
 #[test]
-fn both_ways_are_the_definition_to_the_bit() {
+fn every_way_with_8_bits_is_the_definition_to_the_bit() {
+    if !crate::Isa::Avx512Vnni.is_available() {
+        eprintln!("SKIPPED: no VNNI here");
+        return;
+    }
+    let rng = &mut StdRng::seed_from_u64(12);
+    for (rows, cols) in [(1, 5), (16, 32), (33, 100), (70, 736)] {
+        let bytes = (0..rows * cols).flat_map(|_| rng.random_range(-0.1f32..0.1).to_le_bytes()).collect();
+        let matrix =
+            crate::Matrix::new(crate::WeightBytes::owned(bytes), candle_core::DType::F32, rows, cols);
+        let matrix = matrix.unwrap().to_int8();
+        check(matrix.view(), rng);
+    }
+}
+
+#[test]
+fn every_way_with_mxfp4_is_the_definition_to_the_bit() {
     if !crate::Isa::Avx512Vnni.is_available() {
         eprintln!("SKIPPED: no VNNI here");
         return;
@@ -38,27 +68,32 @@ fn both_ways_are_the_definition_to_the_bit() {
         let blocks: Vec<u8> = (0..rows * cols / 2).map(|_| rng.random()).collect();
         let scales: Vec<u8> = (0..rows * cols / 32).map(|_| rng.random_range(100..140)).collect();
         let weight = MatrixView { format: Format::Mxfp4 { blocks: &blocks, scales: &scales }, rows, cols };
-        for num_tokens in [1, 2, 3, 4, 5, 11, 12, 13, 25, 40] {
-            let spread = rng.random_range(0..40);
-            let value = |rng: &mut StdRng| {
-                rng.random_range(-2f32..2.0) * 2f32.powi(rng.random_range(-spread..=spread))
-            };
-            let x: Vec<f32> = (0..num_tokens * cols).map(|_| value(rng)).collect();
-            let mut out = vec![f32::NAN; num_tokens * rows];
-            // SAFETY: VNNI is there, and `x` is packed for the weight.
-            unsafe {
-                let x = Int16Rows::pack(cols, x.chunks(cols));
-                multiply(weight, 0..rows, &x, &mut out);
-            }
-            for (t, x) in x.chunks(cols).enumerate() {
-                for row in 0..rows {
-                    let (found, expected) = (out[t * rows + row], define(weight, row, x));
-                    assert_eq!(
-                        found.to_bits(),
-                        expected.to_bits(),
-                        "{rows}x{cols}, token {t} of {num_tokens}, row {row}: {found}, should be {expected}"
-                    );
-                }
+        check(weight, rng);
+    }
+}
+
+/// Every number of tokens that takes another way, against [`define`].
+fn check(weight: MatrixView<'_>, rng: &mut StdRng) {
+    let (rows, cols) = (weight.rows, weight.cols);
+    for num_tokens in [1, 2, 3, 4, 5, 11, 12, 13, 25, 40] {
+        let spread = rng.random_range(0..40);
+        let value =
+            |rng: &mut StdRng| rng.random_range(-2f32..2.0) * 2f32.powi(rng.random_range(-spread..=spread));
+        let x: Vec<f32> = (0..num_tokens * cols).map(|_| value(rng)).collect();
+        let mut out = vec![f32::NAN; num_tokens * rows];
+        // SAFETY: VNNI is there, and `x` is packed for the weight.
+        unsafe {
+            let x = Int16Rows::pack(cols, x.chunks(cols));
+            multiply(weight, 0..rows, &x, &mut out);
+        }
+        for (t, x) in x.chunks(cols).enumerate() {
+            for row in 0..rows {
+                let (found, expected) = (out[t * rows + row], define(weight, row, x));
+                assert_eq!(
+                    found.to_bits(),
+                    expected.to_bits(),
+                    "{rows}x{cols}, token {t} of {num_tokens}, row {row}: {found}, should be {expected}"
+                );
             }
         }
     }

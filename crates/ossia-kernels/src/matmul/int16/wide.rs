@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::panel::{MAX_GROUPS, Panel, ROWS, WIDTH};
-use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PAIRS, TILE};
+use super::panel::{MAX_GROUPS, Panel, PanelSource, ROWS, WIDTH};
+use super::{BLOCK, GROUP, Int16Rows, LANES, PAIRS, TILE};
 use crate::cpu::Scratch;
 
 /// Partial sums of a row, by block.
@@ -18,7 +18,7 @@ type Parts = [[[f32; LANES]; WIDTH]; PARTS];
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) unsafe fn multiply(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
+pub(super) unsafe fn multiply<S: PanelSource>(weight: S, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
     let width = rows.len();
     let mut panel = Panel::new();
     let mut parts = Scratch::new(x.num_tokens() * PARTS * ROWS);
