@@ -9,8 +9,6 @@ use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES};
 const ROWS: usize = 4;
 /// Bytes of a block's codes.
 const CODES: usize = BLOCK / 2;
-/// How far ahead of the bytes being decoded memory is asked for.
-const PREFETCH: usize = 4096;
 
 /// As [`super::multiply`], for up to four tokens.
 ///
@@ -63,6 +61,8 @@ unsafe fn four_rows<const T: usize>(
     let tokens: [(*const i32, *const f32); T] = std::array::from_fn(|t| x.row(t));
     let mut sums = [_mm512_setzero_ps(); T];
     let whole = weight.num_blocks / 4;
+    // While these rows are decoded memory is asked for the next four.
+    let ahead = ROWS * weight.num_blocks * CODES;
     for group in 0..whole {
         let mut lines = [_mm512_setzero_si512(); ROWS];
         let mut bytes = [0; ROWS];
@@ -70,7 +70,7 @@ unsafe fn four_rows<const T: usize>(
         unsafe {
             for r in 0..ROWS {
                 let at = codes[r].add(group * GROUP / 2);
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH).cast());
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast());
                 lines[r] = _mm512_loadu_si512(at.cast());
                 bytes[r] = scales[r].as_ptr().add(4 * group).cast::<i32>().read_unaligned();
             }

@@ -13,7 +13,7 @@ const BYTES: usize = LANES * BLOCK;
 /// Partial sums of a row, by block.
 const PARTS: usize = 4;
 /// How far ahead of the bytes being multiplied memory is asked for.
-const PREFETCH: usize = 2048;
+const PREFETCH: usize = 4096;
 
 /// As [`super::multiply`], for up to four tokens; `rows` start with a panel.
 ///
