@@ -124,6 +124,7 @@ fn options(dtype: Dtype, weights: CpuWeights) -> ModelOptions {
     };
     let dense_weights = match weights {
         CpuWeights::Bf16 => DenseWeights::AsStored,
+        CpuWeights::Int8LmHead => DenseWeights::Int8LmHead,
         CpuWeights::Int8 => DenseWeights::Int8,
     };
     ModelOptions { compute, dense_weights, ..ModelOptions::default() }

@@ -37,7 +37,7 @@ impl Attention {
         let mut proj = |name: &str, rows: usize, cols: usize| -> Result<Linear, ModelError> {
             let weight = loader.matrix(&format!("{prefix}.{name}_proj.weight"), rows, cols)?;
             let bias = loader.vector(&format!("{prefix}.{name}_proj.bias"), &[rows])?;
-            Ok(Linear::new(options.dense(weight), Some(bias), options.compute)?)
+            Ok(Linear::new(options.keep_attention(weight), Some(bias), options.compute)?)
         };
         let layer_type = config.layer_types[layer_idx];
         Ok(Self {

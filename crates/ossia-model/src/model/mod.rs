@@ -36,16 +36,26 @@ pub enum DenseWeights {
     /// In the mapped checkpoint, exactly.
     #[default]
     AsStored,
-    /// Rounded to 8 bits at load: half the bytes of bf16, in memory of their own.
+    /// The lm_head rounded to 8 bits at load: half the bytes of bf16, in memory of its own.
+    Int8LmHead,
+    /// All of them rounded to 8 bits.
     Int8,
 }
 
 impl ModelOptions {
-    /// A matrix of attention or the lm_head as it is to be kept.
-    fn dense(&self, weight: Arc<Matrix>) -> Arc<Matrix> {
+    /// A matrix of attention as it is to be kept.
+    fn keep_attention(&self, weight: Arc<Matrix>) -> Arc<Matrix> {
+        match self.dense_weights {
+            DenseWeights::AsStored | DenseWeights::Int8LmHead => weight,
+            DenseWeights::Int8 => Arc::new(weight.to_int8()),
+        }
+    }
+
+    /// The lm_head as it is to be kept.
+    fn keep_lm_head(&self, weight: Arc<Matrix>) -> Arc<Matrix> {
         match self.dense_weights {
             DenseWeights::AsStored => weight,
-            DenseWeights::Int8 => Arc::new(weight.to_int8()),
+            DenseWeights::Int8LmHead | DenseWeights::Int8 => Arc::new(weight.to_int8()),
         }
     }
 }
@@ -112,7 +122,7 @@ impl GptOss {
             false => loader.matrix("lm_head.weight", vocab_size, hidden_size)?,
         };
         Ok(Self {
-            lm_head: Linear::new(options.dense(lm_head), None, options.compute)?,
+            lm_head: Linear::new(options.keep_lm_head(lm_head), None, options.compute)?,
             rotary_emb: RotaryEmbedding::new(&config),
             weight_bytes: loader.loaded_bytes(),
             options: options.clone(),
