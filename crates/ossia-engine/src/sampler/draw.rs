@@ -5,11 +5,19 @@ use super::random::Uniforms;
 use super::row::Row;
 use crate::SamplingParams;
 
+/// Below this temperature the quotients leave f32's range.
+const MIN_TEMPERATURE: f32 = 1e-5;
+
+/// The most probable token if the temperature is next to none, else one drawn with `uniforms`.
+pub(super) fn choose(row: &Row<'_>, params: &SamplingParams, uniforms: Uniforms) -> u32 {
+    if params.temperature < MIN_TEMPERATURE { row.argmax() } else { draw(row, params, uniforms) }
+}
+
 /// A token, drawn with `uniforms`.
 ///
 /// top_p needs no sorting: a token is in the nucleus when the mass of the tokens before it is less than
 /// top_p of all. A token that is not is drawn again among those up to it, which are fewer each time.
-pub(super) fn draw(row: &Row<'_>, params: &SamplingParams, mut uniforms: Uniforms) -> u32 {
+fn draw(row: &Row<'_>, params: &SamplingParams, mut uniforms: Uniforms) -> u32 {
     let mut mass = row.mass(params.temperature, filters::cutoff(row, params));
     let nucleus = f64::from(params.top_p) * mass.total;
     loop {

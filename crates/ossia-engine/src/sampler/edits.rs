@@ -1,5 +1,6 @@
 //! What changes logits before a token is chosen: penalties, biases, masks.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use crate::{AllowedTokens, SamplingParams};
@@ -43,17 +44,6 @@ fn repetition_penalty(logit: &mut f32, penalty: f32) {
     *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
 }
 
-/// The bits of a word, lowest first.
-const BITS: [u32; 32] = {
-    let mut bits = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        bits[i] = 1 << i;
-        i += 1;
-    }
-    bits
-};
-
 /// Adds each bias to its token's logit.
 pub(super) fn add_bias(row: &mut [f32], biases: &[(u32, f32)]) {
     for &(id, bias) in biases {
@@ -63,42 +53,29 @@ pub(super) fn add_bias(row: &mut [f32], biases: &[(u32, f32)]) {
     }
 }
 
-/// Sets the logits of tokens that are not allowed to minus infinity.
-pub(super) fn mask(row: &mut [f32], allowed: AllowedTokens<'_>) {
+/// The bitmask that a row is to be scanned with; `None` keeps every token. The few tokens that free text forbids are
+/// struck out of the row instead, which costs less than a mask.
+pub(super) fn bitmask<'a>(row: &mut [f32], allowed: AllowedTokens<'a>) -> Option<Cow<'a, [u32]>> {
     match allowed {
-        AllowedTokens::All => {}
-        AllowedTokens::Except(ids) => drop(forbid(row, ids)),
-        AllowedTokens::Only(ids) => {
-            let kept = forbid(row, ids);
-            row.fill(f32::NEG_INFINITY);
-            restore(row, &kept);
+        AllowedTokens::All => None,
+        AllowedTokens::Except(ids) => {
+            drop(forbid(row, ids));
+            None
         }
-        AllowedTokens::Bitmask(words) => {
-            let words = words.iter().copied().chain(std::iter::repeat(0));
-            let (groups, rest) = row.as_chunks_mut::<32>();
-            let mut last = [f32::NEG_INFINITY; 32];
-            last[..rest.len()].copy_from_slice(rest);
-            for (tokens, word) in groups.iter_mut().chain([&mut last]).zip(words) {
-                mask_word(tokens, word);
-            }
-            rest.copy_from_slice(&last[..rest.len()]);
-        }
+        AllowedTokens::Only(ids) => Some(Cow::Owned(bits(ids, row.len()))),
+        AllowedTokens::Bitmask(words) => Some(Cow::Borrowed(words)),
     }
 }
 
-/// Written without a branch per token so that it vectorises: 45 microseconds for a row instead of 77.
-fn mask_word(tokens: &mut [f32; 32], word: u32) {
-    match word {
-        u32::MAX => {}
-        0 => tokens.fill(f32::NEG_INFINITY),
-        _ => {
-            for (bit, logit) in BITS.iter().zip(tokens) {
-                let masked = u32::from(word & bit == 0).wrapping_neg();
-                let bits = (logit.to_bits() & !masked) | (f32::NEG_INFINITY.to_bits() & masked);
-                *logit = f32::from_bits(bits);
-            }
+/// The bits of `ids`, for a row of `len` tokens.
+fn bits(ids: &[u32], len: usize) -> Vec<u32> {
+    let mut words = vec![0; len.div_ceil(32)];
+    for &id in ids {
+        if let Some(word) = words.get_mut(id as usize / 32) {
+            *word |= 1 << (id % 32);
         }
     }
+    words
 }
 
 /// Sets the logits of `ids` to minus infinity and returns what they were.
@@ -123,41 +100,18 @@ pub(super) fn restore(row: &mut [f32], forbidden: &[(u32, f32)]) {
 mod tests {
     use super::*;
 
-    const NONE: f32 = f32::NEG_INFINITY;
-
     #[test]
-    fn a_bitmask_holds_for_rows_of_any_length() {
-        let words = [0xdead_beef, 0, u32::MAX, 0x8000_0001];
-        for len in [1, 31, 32, 33, 70, 128, 129, 200] {
-            let mut row: Vec<f32> = (0..len).map(|token| token as f32).collect();
-            mask(&mut row, AllowedTokens::Bitmask(&words));
-            for (token, &logit) in row.iter().enumerate() {
-                let allowed = words.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
-                assert_eq!(logit, if allowed { token as f32 } else { NONE }, "token {token} of {len}");
-            }
-        }
-    }
-
-    #[test]
-    fn masks_forbid_all_but_what_they_allow() {
+    fn what_is_allowed_becomes_a_mask() {
         let masked = |allowed| {
             let mut row = [0.0, 1.0, 2.0, 3.0];
-            mask(&mut row, allowed);
-            row
+            let words = bitmask(&mut row, allowed).map(Cow::into_owned);
+            (row, words)
         };
-        assert_eq!(masked(AllowedTokens::All), [0.0, 1.0, 2.0, 3.0]);
-        assert_eq!(masked(AllowedTokens::Except(&[1, 9])), [0.0, NONE, 2.0, 3.0]);
-        assert_eq!(masked(AllowedTokens::Only(&[3, 3, 9])), [NONE, NONE, NONE, 3.0]);
-        assert_eq!(masked(AllowedTokens::Bitmask(&[0b0101])), [0.0, NONE, 2.0, NONE]);
-        assert_eq!(masked(AllowedTokens::Bitmask(&[])), [NONE; 4]);
-    }
-
-    #[test]
-    fn bitmask_words_cover_32_tokens_each_and_the_last_may_be_cut() {
-        let mut row = vec![1.0; 70];
-        mask(&mut row, AllowedTokens::Bitmask(&[u32::MAX, 0, 0b10_0000]));
-        let allowed: Vec<usize> = (0..70).filter(|&id| row[id] == 1.0).collect();
-        assert_eq!(allowed, (0..32).chain([69]).collect::<Vec<_>>());
+        let whole = [0.0, 1.0, 2.0, 3.0];
+        assert_eq!(masked(AllowedTokens::All), (whole, None));
+        assert_eq!(masked(AllowedTokens::Except(&[1, 9])), ([0.0, f32::NEG_INFINITY, 2.0, 3.0], None));
+        assert_eq!(masked(AllowedTokens::Only(&[3, 3, 9, 99])), (whole, Some(vec![0b10_0000_1000])));
+        assert_eq!(masked(AllowedTokens::Bitmask(&[0b0101])), (whole, Some(vec![0b0101])));
     }
 
     #[test]

@@ -25,9 +25,6 @@ use crate::runner::panic_message;
 use crate::sequence::Sequence;
 use crate::{GeneratedToken, SamplingParams, TokenConstraint};
 
-/// Below this temperature the quotients leave f32's range; the most probable token is taken.
-const MIN_TEMPERATURE: f32 = 1e-5;
-
 /// Why no token could be sampled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SampleError {
@@ -93,14 +90,7 @@ impl SequenceSampler {
         stop_token_ids: &[u32],
     ) -> Result<GeneratedToken, SampleError> {
         let raw = self.params.logprobs.map(|num_top| (row.to_vec(), usize::from(num_top)));
-        let held_back = self.edit(row, num_generated, stop_token_ids);
-        let id = match self.choose(row, num_generated) {
-            Err(SampleError::NothingAllowed) if !held_back.is_empty() => {
-                edits::restore(row, &held_back);
-                self.choose(row, num_generated)?
-            }
-            chosen => chosen?,
-        };
+        let id = self.choose(row, num_generated, stop_token_ids)?;
         if self.params.has_penalties() {
             self.counts.add(id);
         }
@@ -111,27 +101,37 @@ impl SequenceSampler {
         Ok(GeneratedToken { id, logprobs })
     }
 
-    /// Applies penalties, biases and masks. Returns the stop tokens held back by `min_tokens`.
-    fn edit(&mut self, row: &mut [f32], num_generated: usize, stop_ids: &[u32]) -> Vec<(u32, f32)> {
-        if self.params.has_penalties() {
-            self.counts.penalise(row, &self.params);
+    /// Applies penalties, biases and masks and draws a token.
+    fn choose(
+        &mut self,
+        row: &mut [f32],
+        num_generated: usize,
+        stop_ids: &[u32],
+    ) -> Result<u32, SampleError> {
+        let Self { params, seed, counts, constraint } = self;
+        if params.has_penalties() {
+            counts.penalise(row, params);
         }
-        edits::add_bias(row, &self.params.logit_bias);
-        if let Some(constraint) = &mut self.constraint {
-            edits::mask(row, constraint.allowed());
+        edits::add_bias(row, &params.logit_bias);
+        let words = constraint.as_mut().and_then(|constraint| edits::bitmask(row, constraint.allowed()));
+        let draw = |row: &mut [f32]| -> Result<u32, SampleError> {
+            let row = match &words {
+                Some(words) => Row::scan_masked(row, words)?,
+                None => Row::scan(row)?,
+            };
+            Ok(draw::choose(&row, params, Uniforms::new(*seed, num_generated as u64)))
+        };
+        if num_generated >= params.min_tokens {
+            return draw(row);
         }
-        if num_generated < self.params.min_tokens {
-            return edits::forbid(row, stop_ids);
+        let held_back = edits::forbid(row, stop_ids);
+        match draw(row) {
+            Err(SampleError::NothingAllowed) => {
+                edits::restore(row, &held_back);
+                draw(row)
+            }
+            drawn => drawn,
         }
-        Vec::new()
-    }
-
-    fn choose(&self, row: &[f32], num_generated: usize) -> Result<u32, SampleError> {
-        let row = Row::scan(row)?;
-        if self.params.temperature < MIN_TEMPERATURE {
-            return Ok(row.argmax());
-        }
-        Ok(draw::draw(&row, &self.params, Uniforms::new(self.seed, num_generated as u64)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A row of logits, read in few passes: the maximum, and the mass of what is above a cutoff.
 //!
-//! A row of gpt-oss has 201,088 columns. Chunk maxima let later passes skip what cannot matter.
+//! A row of gpt-oss has 201,088 columns. Chunk maxima let later passes skip what cannot matter, which is also how a
+//! mask is applied: a chunk of which no token is allowed is neither written nor read.
 
 use std::cmp::Ordering;
 
@@ -36,6 +37,7 @@ impl Ranked {
 
 /// A scanned row: no NaN, and a finite maximum.
 pub(super) struct Row<'a> {
+    /// Where a chunk's maximum is minus infinity, anything.
     logits: &'a [f32],
     chunk_max: Vec<f32>,
     max: f32,
@@ -52,15 +54,28 @@ pub(super) struct Mass {
 impl<'a> Row<'a> {
     /// Finds the maxima. One pass.
     pub(super) fn scan(logits: &'a [f32]) -> Result<Self, SampleError> {
-        let mut has_nan = false;
-        let chunk_max: Vec<f32> = logits
-            .chunks(CHUNK_LEN)
-            .map(|chunk| {
-                let (max, nan) = max_and_nan(chunk);
-                has_nan |= nan;
-                max
-            })
-            .collect();
+        Self::of_chunks(logits, logits.chunks(CHUNK_LEN).map(max_and_nan).collect())
+    }
+
+    /// Finds the maxima among the tokens whose bits are set in `words`, 32 per word; those past the last word are not
+    /// allowed either. One pass, over the chunks that have such a token.
+    pub(super) fn scan_masked(logits: &'a mut [f32], words: &[u32]) -> Result<Self, SampleError> {
+        let words = words.chunks(CHUNK_LEN / 32).chain(std::iter::repeat(&[][..]));
+        let chunks = logits.chunks_mut(CHUNK_LEN).zip(words).map(|(chunk, words)| {
+            if words.iter().all(|&word| word == 0) {
+                return (f32::NEG_INFINITY, false);
+            }
+            mask_chunk(chunk, words);
+            max_and_nan(chunk)
+        });
+        let chunks = chunks.collect();
+        Self::of_chunks(logits, chunks)
+    }
+
+    /// A row with each chunk's maximum and whether it holds a NaN.
+    fn of_chunks(logits: &'a [f32], chunks: Vec<(f32, bool)>) -> Result<Self, SampleError> {
+        let has_nan = chunks.iter().any(|(_, has_nan)| *has_nan);
+        let chunk_max: Vec<f32> = chunks.into_iter().map(|(max, _)| max).collect();
         let max = chunk_max.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         match max {
             _ if has_nan => Err(SampleError::NotFinite),
@@ -161,6 +176,44 @@ impl<'a> Row<'a> {
     }
 }
 
+/// The bits of a word, lowest first.
+const BITS: [u32; 32] = {
+    let mut bits = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        bits[i] = 1 << i;
+        i += 1;
+    }
+    bits
+};
+
+/// Sets the logits whose bits are clear to minus infinity.
+fn mask_chunk(chunk: &mut [f32], words: &[u32]) {
+    let words = words.iter().copied().chain(std::iter::repeat(0));
+    let (groups, rest) = chunk.as_chunks_mut::<32>();
+    let mut last = [f32::NEG_INFINITY; 32];
+    last[..rest.len()].copy_from_slice(rest);
+    for (tokens, word) in groups.iter_mut().chain([&mut last]).zip(words) {
+        mask_word(tokens, word);
+    }
+    rest.copy_from_slice(&last[..rest.len()]);
+}
+
+/// Written without a branch per token so that it vectorises.
+fn mask_word(tokens: &mut [f32; 32], word: u32) {
+    match word {
+        u32::MAX => {}
+        0 => tokens.fill(f32::NEG_INFINITY),
+        _ => {
+            for (bit, logit) in BITS.iter().zip(tokens) {
+                let masked = u32::from(word & bit == 0).wrapping_neg();
+                let bits = (logit.to_bits() & !masked) | (f32::NEG_INFINITY.to_bits() & masked);
+                *logit = f32::from_bits(bits);
+            }
+        }
+    }
+}
+
 /// From logits to powers of two.
 fn scale(temperature: f32) -> f32 {
     std::f32::consts::LOG2_E / temperature
@@ -246,6 +299,38 @@ mod tests {
             let masked = vec![f32::NEG_INFINITY; len];
             assert_eq!(Row::scan(&masked).err(), Some(SampleError::NothingAllowed));
         }
+    }
+
+    /// The tokens that are left of a row.
+    fn left(row: Result<Row<'_>, SampleError>) -> Vec<(u32, f32)> {
+        let row = row.expect("something is allowed");
+        row.tokens(Ranked::LAST).map(|ranked| (ranked.token, ranked.logit)).collect()
+    }
+
+    #[test]
+    fn a_mask_holds_for_rows_of_any_length() {
+        // Chunks of 8 words: one half set, one empty, one full, one with a single token, none after that.
+        let mut words = vec![0xdead_beef, 0, u32::MAX, 0x8000_0001, 0, 1, 2, 3];
+        words.extend([0; 8].into_iter().chain([u32::MAX; 8]).chain([0, 0, 0, 1 << 31]));
+        for len in [1, 31, 32, 33, 70, 256, 257, 511, 512, 600, 768, 895, 896, 1000, 2000] {
+            let logits: Vec<f32> = (0..len).map(|token| (token * 7919 % 1009) as f32).collect();
+            let is_allowed =
+                |token: &usize| words.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
+            let expected: Vec<_> =
+                (0..len).filter(is_allowed).map(|token| (token as u32, logits[token])).collect();
+            assert_eq!(left(Row::scan_masked(&mut logits.clone(), &words)), expected, "{len} tokens");
+            // As if all others had been struck out.
+            let mut struck: Vec<f32> = vec![f32::NEG_INFINITY; len];
+            expected.iter().for_each(|&(token, logit)| struck[token as usize] = logit);
+            let (mut masked, struck) = (logits, Row::scan(&struck).expect("something is allowed"));
+            let masked = Row::scan_masked(&mut masked, &words).expect("something is allowed");
+            assert_eq!((masked.argmax(), &masked.chunk_max), (struck.argmax(), &struck.chunk_max));
+            let (ours, theirs) = (masked.mass(0.7, Ranked::LAST), struck.mass(0.7, Ranked::LAST));
+            assert_eq!(ours.by_chunk, theirs.by_chunk);
+        }
+        let nothing = Row::scan_masked(&mut [1.0; 300], &[0; 10]).err();
+        assert_eq!(nothing, Some(SampleError::NothingAllowed));
+        assert_eq!(Row::scan_masked(&mut [f32::NAN; 300], &[1]).err(), Some(SampleError::NotFinite));
     }
 
     #[test]
