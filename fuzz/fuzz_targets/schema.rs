@@ -28,7 +28,7 @@ fuzz_target!(|data: (u8, String)| {
     };
     let Ok(content) = COMPILER.compile(&source) else { return };
     let envelope = EnvelopeGrammar::new(&TOKENIZER, &EnvelopeOptions::default()).expect("legal options");
-    let mut grammar = TurnGrammar::new(&TOKENIZER, envelope, vec![(GrammarScope::Final, content)]);
+    let mut grammar = TurnGrammar::new(envelope, vec![(GrammarScope::Final, content)]);
     for token in TOKENIZER.encode_with_special_tokens("<|channel|>final<|message|>") {
         grammar.accept(token);
     }

@@ -99,7 +99,7 @@ fn run(
     let mut times = vec![Duration::MAX; ids.len()];
     for _ in 0..ROUNDS {
         let envelope = EnvelopeGrammar::new(tokenizer, &options).unwrap();
-        let mut grammar = TurnGrammar::new(tokenizer, envelope, rules.to_vec());
+        let mut grammar = TurnGrammar::new(envelope, rules.to_vec());
         for (&id, least) in ids.iter().zip(&mut times) {
             let ((), elapsed) = timed(|| step(&mut grammar, id));
             *least = elapsed.min(*least);

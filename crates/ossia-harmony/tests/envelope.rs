@@ -86,7 +86,7 @@ fn scope_of(header: &Header) -> Scope<'_> {
 }
 
 fn check_well_formed(events: &[ParserEvent], options: &EnvelopeOptions) {
-    let mut header = None;
+    let (mut header, mut num_calls) = (None, 0);
     let mut num_ended_turns = 0;
     for event in events {
         match event {
@@ -102,10 +102,12 @@ fn check_well_formed(events: &[ParserEvent], options: &EnvelopeOptions) {
                 let expected = match (&header.recipient, header.channel) {
                     (Some(recipient), _) => {
                         assert!(options.recipients.contains(recipient), "{recipient} was not declared");
-                        EndReason::Call
+                        num_calls += 1;
+                        let goes_on = options.parallel_calls && end.reason == EndReason::End;
+                        if goes_on { EndReason::End } else { EndReason::Call }
                     }
                     (None, Channel::Final) => {
-                        assert!(options.allow_final);
+                        assert!(options.allow_final || num_calls > 0);
                         EndReason::Return
                     }
                     (None, Channel::Commentary) => {
@@ -123,12 +125,18 @@ fn check_well_formed(events: &[ParserEvent], options: &EnvelopeOptions) {
         }
     }
     assert_eq!(num_ended_turns, 1);
+    assert!(options.parallel_calls || num_calls < 2);
+}
+
+fn num_calls(events: &[ParserEvent]) -> usize {
+    let is_call = |event: &&ParserEvent| matches!(event, ParserEvent::MessageStart(header) if header.recipient.is_some());
+    events.iter().filter(is_call).count()
 }
 
 #[test]
 fn random_walks_are_well_formed() {
     let mut rng = StdRng::seed_from_u64(3);
-    let mut num_calls = 0;
+    let (mut turns_with_a_call, mut turns_with_several) = (0, 0);
     for (tokenizer, walks) in [(common::o200k(), 5_000), (common::small(), 5_000)] {
         for _ in 0..walks {
             let mut options = options(&RECIPIENTS);
@@ -136,15 +144,14 @@ fn random_walks_are_well_formed() {
             options.allow_analysis = rng.random_bool(0.8);
             options.allow_preamble = rng.random_bool(0.5);
             options.allow_final = options.recipients.is_empty() || rng.random_bool(0.5);
+            options.parallel_calls = rng.random_bool(0.5);
             let events = walk(&mut rng, &tokenizer, &options);
             check_well_formed(&events, &options);
-            num_calls +=
-                usize::from(events.iter().any(
-                    |event| matches!(event, ParserEvent::MessageEnd(end) if end.reason == EndReason::Call),
-                ));
+            turns_with_a_call += usize::from(num_calls(&events) > 0);
+            turns_with_several += usize::from(num_calls(&events) > 1);
         }
     }
-    assert!(num_calls > 1_000, "the walks reach calls");
+    assert!(turns_with_a_call > 1_000 && turns_with_several > 200, "the walks reach calls");
 }
 
 #[test]
@@ -222,14 +229,43 @@ fn what_is_not_declared_is_not_allowed() {
         (no_thought, "<|channel|>analysis"),
     ];
     for (options, output) in cases {
-        let mut grammar = EnvelopeGrammar::new(&tokenizer, &options).unwrap();
-        let ids = tokenizer.encode_with_special_tokens(output);
-        let is_legal = ids.iter().all(|&id| {
-            let is_legal = is_allowed(grammar.allowed(), id);
-            grammar.accept(id);
-            is_legal
-        });
-        assert!(!is_legal, "{output} with {options:?}");
+        assert!(!follow(&tokenizer, &options, output).0, "{output} with {options:?}");
+    }
+}
+
+/// The tokens of `output` one after the other; whether all were allowed, and what may come then.
+fn follow(tokenizer: &Tokenizer, options: &EnvelopeOptions, output: &str) -> (bool, EnvelopeGrammar) {
+    let mut grammar = EnvelopeGrammar::new(tokenizer, options).unwrap();
+    let ids = tokenizer.encode_with_special_tokens(output);
+    let is_legal = ids.iter().all(|&id| {
+        let is_legal = is_allowed(grammar.allowed(), id);
+        grammar.accept(id);
+        is_legal
+    });
+    (is_legal, grammar)
+}
+
+#[test]
+fn several_calls_are_allowed_where_the_options_say_so() {
+    let tokenizer = common::o200k();
+    let call = |name: &str| format!("<|channel|>commentary to={name} <|constrain|>json<|message|>{{}}");
+    let one = call("functions.get");
+    let two = format!("{one}<|end|><|start|>assistant{}<|call|>", call("browser.search"));
+    let answer = format!("{one}<|end|><|start|>assistant<|channel|>final<|message|>Hi<|return|>");
+    for allow_final in [true, false] {
+        let parallel = EnvelopeOptions { allow_final, parallel_calls: true, ..options(&RECIPIENTS) };
+        let single = EnvelopeOptions { parallel_calls: false, ..parallel.clone() };
+        for output in [&two, &answer] {
+            let (is_legal, grammar) = follow(&tokenizer, &parallel, output);
+            assert!(is_legal && grammar.scope() == Scope::Done, "{output}");
+            assert!(!follow(&tokenizer, &single, output).0, "{output}");
+        }
+        // One call is enough, and a call is still the first thing that is required.
+        assert!(follow(&tokenizer, &parallel, &format!("{one}<|call|>")).0);
+        assert_eq!(follow(&tokenizer, &parallel, "<|channel|>final").0, allow_final);
+        // The second call has a recipient of its own.
+        let begun = two.strip_suffix("<|call|>").unwrap();
+        assert_eq!(follow(&tokenizer, &parallel, begun).1.scope(), Scope::Call("browser.search"));
     }
 }
 

@@ -40,7 +40,7 @@ fn turn(kit: &Kit, options: &EnvelopeOptions, rules: &[(GrammarScope, GrammarSou
     let envelope = EnvelopeGrammar::new(&kit.tokenizer, options).unwrap();
     let compile = |source| kit.compiler.compile(source).unwrap();
     let contents = rules.iter().map(|(scope, source)| (scope.clone(), compile(source)));
-    TurnGrammar::new(&kit.tokenizer, envelope, contents.collect())
+    TurnGrammar::new(envelope, contents.collect())
 }
 
 fn is_allowed(allowed: Allowed<'_>, id: u32) -> bool {
@@ -155,7 +155,9 @@ fn random_turns_are_well_formed_and_valid() {
             let mut recipients = ["functions.f", "functions.any", "crm.free"].map(str::to_owned).to_vec();
             let allow_final = rng.random_bool(0.5);
             recipients.retain(|_| !allow_final);
-            let options = EnvelopeOptions { recipients, allow_final, ..EnvelopeOptions::default() };
+            let parallel_calls = rng.random_bool(0.5);
+            let options =
+                EnvelopeOptions { recipients, allow_final, parallel_calls, ..EnvelopeOptions::default() };
             for (header, text, reason, _) in walk(&mut rng, &kit.tokenizer, &mut turn(kit, &options, &rules))
             {
                 let value = || {

@@ -31,12 +31,14 @@ pub(super) enum Body {
 impl Body {
     pub(super) const ALL: [Self; 4] = [Self::Thought, Self::Preamble, Self::Answer, Self::Call];
 
-    /// The only special token that may follow such content.
-    pub(super) fn end(self) -> SpecialToken {
+    /// The special tokens that may follow such content. Where several calls are allowed, `<|end|>` says that the turn
+    /// goes on after this one, and `<|call|>` that the tools are to run.
+    pub(super) fn ends(self, parallel_calls: bool) -> &'static [SpecialToken] {
         match self {
-            Self::Thought | Self::Preamble => SpecialToken::End,
-            Self::Answer => SpecialToken::Return,
-            Self::Call => SpecialToken::Call,
+            Self::Thought | Self::Preamble => &[SpecialToken::End],
+            Self::Answer => &[SpecialToken::Return],
+            Self::Call if parallel_calls => &[SpecialToken::End, SpecialToken::Call],
+            Self::Call => &[SpecialToken::Call],
         }
     }
 }

@@ -18,8 +18,10 @@ pub struct EnvelopeOptions {
     pub allow_analysis: bool,
     /// Whether the model may say something to the user before a call.
     pub allow_preamble: bool,
-    /// Whether the turn may end in an answer. If not, it must end in a call.
+    /// Whether the turn may end in an answer. If not, there must be a call.
     pub allow_final: bool,
+    /// Whether a turn may hold several calls: all but the last end in `<|end|>`.
+    pub parallel_calls: bool,
     /// Length of the model's logits, if its vocabulary is padded beyond the tokenizer's.
     pub padded_vocab_size: Option<usize>,
 }
@@ -32,6 +34,7 @@ impl Default for EnvelopeOptions {
             allow_analysis: true,
             allow_preamble: true,
             allow_final: true,
+            parallel_calls: false,
             padded_vocab_size: None,
         }
     }
@@ -78,7 +81,8 @@ pub struct EnvelopeGrammar {
     tokenizer: Tokenizer,
     language: Language,
     options: EnvelopeOptions,
-    /// Per `Body`: the special tokens (and padding) that are not its end.
+    /// Per `Body`: the tokens that end it, and the special tokens (and padding) that do not.
+    ends: [Vec<u32>; 4],
     forbidden: [Vec<u32>; 4],
     state: State,
     /// The recipient of the message under way.
@@ -104,9 +108,14 @@ impl EnvelopeGrammar {
     pub fn new(tokenizer: &Tokenizer, options: &EnvelopeOptions) -> Result<Self, HarmonyError> {
         let language = Language::new(options)?;
         let padding = tokenizer.vocab_size()..options.padded_vocab_size.unwrap_or(0);
-        let forbidden = Body::ALL.map(|body| {
-            let end = tokenizer.special(body.end());
-            let control = tokenizer.control_token_ids().iter().copied().filter(|&id| id != end);
+        let ends = Body::ALL.map(|body| {
+            let ends = body.ends(options.parallel_calls).iter();
+            let mut ends: Vec<u32> = ends.map(|&end| tokenizer.special(end)).collect();
+            ends.sort_unstable();
+            ends
+        });
+        let forbidden = ends.each_ref().map(|ends| {
+            let control = tokenizer.control_token_ids().iter().copied().filter(|id| !ends.contains(id));
             control.chain(padding.clone().map(|id| id as u32)).collect()
         });
         let mut grammar = Self {
@@ -114,6 +123,7 @@ impl EnvelopeGrammar {
             state: State::Header(language.header),
             language,
             options: options.clone(),
+            ends,
             forbidden,
             recipient: None,
             next: Vec::new(),
@@ -138,7 +148,9 @@ impl EnvelopeGrammar {
         let special = self.tokenizer.is_special(token);
         match (self.state, special) {
             (State::Header(node), _) => self.accept_in_header(node, token, special),
-            (State::Content(body), Some(special)) if special == body.end() => self.end_content(body, token),
+            (State::Content(body), _) if self.ends[body as usize].contains(&token) => {
+                self.end_content(body, token)
+            }
             (State::Content(_) | State::Done, _) => {}
             (State::Lost, Some(SpecialToken::Start)) => {
                 self.accept_in_header(self.language.next_message, token, special)
@@ -163,14 +175,26 @@ impl EnvelopeGrammar {
         }
     }
 
+    /// The tokens that may end the content under way, in ascending order.
+    pub(crate) fn ends(&self) -> &[u32] {
+        match self.state {
+            State::Content(body) => &self.ends[body as usize],
+            _ => &[],
+        }
+    }
+
     /// From now on there is no chain of thought: what is under way can only end, and none can begin.
     pub(crate) fn close_analysis(&mut self) {
-        let options = EnvelopeOptions { allow_analysis: false, ..self.options.clone() };
-        // Languages with and without analysis number their bodies alike; what is legal with it is legal without.
+        self.change(EnvelopeOptions { allow_analysis: false, ..self.options.clone() });
+        self.next.clone_from(&self.ends[Body::Thought as usize]);
+    }
+
+    /// Goes on with other options. All languages number bodies and beginnings alike, so that the state stays.
+    fn change(&mut self, options: EnvelopeOptions) {
+        // Only recipients can make it fail, and those stay.
         if let Ok(language) = Language::new(&options) {
             self.language = language;
             self.options = options;
-            self.next = vec![self.tokenizer.special(Body::Thought.end())];
         }
     }
 
@@ -208,16 +232,17 @@ impl EnvelopeGrammar {
     }
 
     fn end_content(&mut self, body: Body, token: u32) {
-        match body {
-            Body::Thought | Body::Preamble => {
-                self.recipient = None;
-                self.enter(self.language.next_message);
-            }
-            Body::Answer | Body::Call => {
-                self.state = State::Done;
-                self.next.clear();
-                self.next.push(token);
-            }
+        if self.tokenizer.is_special(token) != Some(SpecialToken::End) {
+            self.state = State::Done;
+            self.next.clear();
+            self.next.push(token);
+            return;
         }
+        if body == Body::Call && !self.options.allow_final {
+            // With a call made, nothing more is required.
+            self.change(EnvelopeOptions { allow_final: true, ..self.options.clone() });
+        }
+        self.recipient = None;
+        self.enter(self.language.next_message);
     }
 }

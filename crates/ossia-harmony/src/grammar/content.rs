@@ -21,13 +21,14 @@ impl ContentGrammar {
         Self { prototype: Arc::new(prototype), end_of_text }
     }
 
-    /// A matcher at the beginning of a message that ends with the token `end`.
-    pub(super) fn matcher(&self, end: u32) -> ContentMatcher {
+    /// A matcher at the beginning of a message that ends with one of the tokens `ends`, which ascend.
+    pub(super) fn matcher(&self, ends: &[u32]) -> ContentMatcher {
         ContentMatcher {
             matcher: self.prototype.deep_clone(),
             end_of_text: self.end_of_text,
-            end: [end],
+            ends: ends.to_vec(),
             mask: Vec::new(),
+            next: Next::Unknown,
             failure: None,
         }
     }
@@ -43,37 +44,72 @@ impl fmt::Debug for ContentGrammar {
 pub(super) struct ContentMatcher {
     matcher: Matcher,
     end_of_text: u32,
-    end: [u32; 1],
+    ends: Vec<u32>,
     mask: Vec<u32>,
+    next: Next,
     failure: Option<String>,
 }
 
+/// What is known of the next token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Unknown,
+    /// It is one of those in `mask`.
+    Bitmask,
+    /// It ends the content.
+    End,
+    /// The grammar has failed.
+    Failed,
+}
+
 impl ContentMatcher {
-    /// The tokens that may come next; the end token is one of them exactly when the content may be over. `None`
+    /// The tokens that may come next; the end tokens are among them exactly when the content may be over. `None`
     /// once the grammar has failed.
     pub(super) fn allowed(&mut self) -> Option<Allowed<'_>> {
+        self.prepare();
+        match self.next {
+            Next::Failed => None,
+            Next::Bitmask => Some(Allowed::Bitmask(&self.mask)),
+            Next::Unknown | Next::End => Some(Allowed::Only(&self.ends)),
+        }
+    }
+
+    /// Whether it is known what may come next.
+    pub(super) fn is_ready(&self) -> bool {
+        self.next != Next::Unknown
+    }
+
+    /// Finds out what may come next.
+    pub(super) fn prepare(&mut self) {
+        if self.next == Next::Unknown {
+            self.next = self.find_next();
+        }
+    }
+
+    fn find_next(&mut self) -> Next {
         if self.failure.is_some() {
-            return None;
+            return Next::Failed;
         }
         if self.matcher.is_stopped() && self.matcher.stop_reason().is_ok() {
-            return Some(Allowed::Only(&self.end));
+            return Next::End;
         }
         match self.matcher.compute_mask() {
             Ok(mask) => {
                 self.mask = mask.into();
                 let may_end = take_bit(&mut self.mask, self.end_of_text);
-                put_bit(&mut self.mask, self.end[0], may_end);
-                Some(Allowed::Bitmask(&self.mask))
+                self.ends.iter().for_each(|&end| put_bit(&mut self.mask, end, may_end));
+                Next::Bitmask
             }
             Err(error) => {
                 self.failure = Some(grammar_error(&error).to_string());
-                None
+                Next::Failed
             }
         }
     }
 
     /// Takes a token of the content.
     pub(super) fn accept(&mut self, token: u32) {
+        self.next = Next::Unknown;
         if self.failure.is_none()
             && let Err(error) = self.matcher.consume_token(token)
         {
@@ -92,8 +128,9 @@ impl Clone for ContentMatcher {
         Self {
             matcher: self.matcher.deep_clone(),
             end_of_text: self.end_of_text,
-            end: self.end,
+            ends: self.ends.clone(),
             mask: self.mask.clone(),
+            next: self.next,
             failure: self.failure.clone(),
         }
     }

@@ -13,7 +13,7 @@ pub use source::GrammarSource;
 
 use content::ContentMatcher;
 
-use crate::{Allowed, EnvelopeGrammar, Scope, SpecialToken, Tokenizer};
+use crate::{Allowed, EnvelopeGrammar, Scope};
 
 /// The messages that a content grammar is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +29,6 @@ pub enum GrammarScope {
 pub struct TurnGrammar {
     envelope: EnvelopeGrammar,
     contents: Vec<(GrammarScope, ContentGrammar)>,
-    ends: [u32; 2],
     /// The grammar of the message under way.
     matcher: Option<ContentMatcher>,
     /// Tokens of thought that are left.
@@ -40,13 +39,8 @@ pub struct TurnGrammar {
 impl TurnGrammar {
     /// The grammar at the point where `envelope` stands, outside of any message's content. `contents` hold the
     /// content of some messages to grammars.
-    pub fn new(
-        tokenizer: &Tokenizer,
-        envelope: EnvelopeGrammar,
-        contents: Vec<(GrammarScope, ContentGrammar)>,
-    ) -> Self {
-        let ends = [SpecialToken::Return, SpecialToken::Call].map(|token| tokenizer.special(token));
-        Self { envelope, contents, ends, matcher: None, thought_left: usize::MAX, failure: None }
+    pub fn new(envelope: EnvelopeGrammar, contents: Vec<(GrammarScope, ContentGrammar)>) -> Self {
+        Self { envelope, contents, matcher: None, thought_left: usize::MAX, failure: None }
     }
 
     /// Closes the chain of thought after this many tokens, over all its messages; at least one.
@@ -55,7 +49,17 @@ impl TurnGrammar {
         Self { thought_left: max.max(1), ..self }
     }
 
-    /// The tokens that may come next. Called once per token, before it.
+    /// Whether [`Self::prepare`] has something to compute: a content grammar's mask.
+    pub fn wants_to_prepare(&self) -> bool {
+        self.matcher.as_ref().is_some_and(|matcher| !matcher.is_ready())
+    }
+
+    /// Computes ahead what [`Self::allowed`] will say.
+    pub fn prepare(&mut self) {
+        self.matcher.iter_mut().for_each(ContentMatcher::prepare);
+    }
+
+    /// The tokens that may come next.
     pub fn allowed(&mut self) -> Allowed<'_> {
         match &mut self.matcher {
             Some(matcher) => matcher.allowed().unwrap_or_else(|| self.envelope.allowed()),
@@ -90,13 +94,13 @@ impl TurnGrammar {
     }
 
     fn start_matcher(&self) -> Option<ContentMatcher> {
-        let [answer_end, call_end] = self.ends;
         let is_here = |scope: &GrammarScope| match (scope, self.envelope.scope()) {
-            (GrammarScope::Final, Scope::Final) => Some(answer_end),
-            (GrammarScope::Call(wanted), Scope::Call(recipient)) if wanted == recipient => Some(call_end),
-            _ => None,
+            (GrammarScope::Final, Scope::Final) => true,
+            (GrammarScope::Call(wanted), Scope::Call(recipient)) => wanted == recipient,
+            _ => false,
         };
-        self.contents.iter().find_map(|(scope, grammar)| Some(grammar.matcher(is_here(scope)?)))
+        let (_, grammar) = self.contents.iter().find(|(scope, _)| is_here(scope))?;
+        Some(grammar.matcher(self.envelope.ends()))
     }
 
     fn count_thought(&mut self) {

@@ -178,7 +178,7 @@ fn push_turn(rng: &mut StdRng, developer: &DeveloperContent, messages: &mut Vec<
         if rng.random_bool(0.2) {
             messages.push(Message::assistant_preamble(text(rng, 10)));
         }
-        push_call(rng, developer, messages);
+        push_calls(rng, developer, messages);
     }
     if is_last && rng.random_bool(0.5) {
         return;
@@ -217,13 +217,25 @@ pub(crate) fn assistant_output(rng: &mut StdRng, tokenizer: &Tokenizer) -> Vec<u
     output
 }
 
-fn push_call(rng: &mut StdRng, developer: &DeveloperContent, messages: &mut Vec<Message>) {
-    let name = developer.tools.choose(rng).map_or_else(|| name(rng), |tool| tool.name.clone());
+/// One call or several, then their results; the last results may be missing.
+fn push_calls(rng: &mut StdRng, developer: &DeveloperContent, messages: &mut Vec<Message>) {
     if rng.random_bool(0.2) {
         messages.push(Message::builtin_call("browser.search", text(rng, 10)));
         messages.push(Message::builtin_result("browser.search", text(rng, 10)));
         return;
     }
+    let num_calls = if rng.random_bool(0.4) { rng.random_range(2..4) } else { 1 };
+    let (calls, mut results): (Vec<_>, Vec<_>) = (0..num_calls).map(|_| call(rng, developer)).unzip();
+    messages.extend(calls);
+    if rng.random_bool(0.1) {
+        results.pop();
+    }
+    messages.extend(results);
+}
+
+/// A call and its result.
+fn call(rng: &mut StdRng, developer: &DeveloperContent) -> (Message, Message) {
+    let name = developer.tools.choose(rng).map_or_else(|| name(rng), |tool| tool.name.clone());
     let mut call = Message::function_call(&name, json!({"q": text(rng, 5)}).to_string());
     match rng.random_range(0..8) {
         0 => call.content_type = None,
@@ -236,12 +248,11 @@ fn push_call(rng: &mut StdRng, developer: &DeveloperContent, messages: &mut Vec<
     if call.channel == Some(Channel::Final) {
         call.channel = None;
     }
-    messages.push(call);
     let mut result = Message::tool_result(&name, text(rng, 20));
     if rng.random_bool(0.2) {
         (result.channel, result.recipient) = (None, None);
     }
-    messages.push(result);
+    (call, result)
 }
 
 fn tool(rng: &mut StdRng) -> FunctionTool {

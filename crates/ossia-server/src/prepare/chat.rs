@@ -87,6 +87,8 @@ fn turn(request: &ChatRequest, state: &AppState) -> Result<TurnPlan, ApiError> {
         callable: tools.callable,
         rules: tools.rules.into_iter().chain(format.map(|format| format.rule)).collect(),
         call_required: tools.required,
+        // The deprecated form has room for one.
+        parallel_calls: request.parallel_tool_calls.unwrap_or(true) && request.functions.is_none(),
         priority: request.priority.unwrap_or(0),
         cache_salt: request.cache_salt.clone(),
     })

@@ -88,14 +88,13 @@ impl Dialogue {
     fn push_tool_message(&mut self, param: &str, message: &ChatMessage) -> Result<(), ApiError> {
         let id_param = format!("{param}.tool_call_id");
         let id = message.tool_call_id.as_deref().ok_or_else(|| ApiError::missing(&*id_param))?;
-        let recipient = self.recipient(id).ok_or_else(|| {
+        if !self.has_called(id) {
             let message = format!(
                 "Invalid '{id_param}': no preceding assistant message has a tool call with id '{id}'."
             );
-            ApiError::invalid(&*id_param, "invalid_value", message)
-        })?;
-        let result = Message::call_result(recipient, required_text(param, message)?);
-        self.say(result);
+            return Err(ApiError::invalid(id_param, "invalid_value", message));
+        }
+        self.answer(id, required_text(param, message)?);
         Ok(())
     }
 }

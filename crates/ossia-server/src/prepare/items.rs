@@ -158,19 +158,22 @@ impl Dialogue {
     }
 
     fn push_output_item(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
-        let by_call = item.call_id.as_ref().and_then(|id| self.recipient(id)).map(str::to_owned);
-        let by_name = || item.name.as_ref().map(|name| recipient(item.namespace.as_deref(), name));
-        let recipient = by_call.or_else(by_name).ok_or_else(|| match &item.call_id {
-            None => ApiError::missing(format!("{param}.call_id")),
-            Some(id) => {
-                let message = format!("No tool call found for function call output with call_id {id}.");
-                ApiError::invalid(format!("{param}.call_id"), "invalid_value", message)
+        let output = || {
+            let param = format!("{param}.output");
+            content::text(&param, item.output.as_ref().ok_or_else(|| ApiError::missing(&*param))?)
+        };
+        match (&item.call_id, &item.name) {
+            (Some(id), _) if self.has_called(id) => self.answer(id, output()?),
+            (_, Some(name)) => {
+                let recipient = recipient(item.namespace.as_deref(), name);
+                self.say(Message::call_result(recipient, output()?));
             }
-        })?;
-        let output_param = format!("{param}.output");
-        let output = item.output.as_ref().ok_or_else(|| ApiError::missing(&*output_param))?;
-        let result = Message::call_result(recipient, content::text(&output_param, output)?);
-        self.say(result);
+            (None, None) => return Err(ApiError::missing(format!("{param}.call_id"))),
+            (Some(id), None) => {
+                let message = format!("No tool call found for function call output with call_id {id}.");
+                return Err(ApiError::invalid(format!("{param}.call_id"), "invalid_value", message));
+            }
+        }
         Ok(())
     }
 }

@@ -46,8 +46,9 @@ pub(crate) struct TurnPlan {
     pub(crate) callable: Vec<Callable>,
     /// What the content of messages is held to.
     pub(crate) rules: Vec<ContentRule>,
-    /// Whether the turn has to end with a call.
+    /// Whether there has to be a call, and whether there may be several.
     pub(crate) call_required: bool,
+    pub(crate) parallel_calls: bool,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
 }

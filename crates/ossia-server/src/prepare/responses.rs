@@ -122,6 +122,7 @@ fn turn(
         priority: request.priority.unwrap_or(0),
         cache_salt: request.cache_salt.clone(),
     })
+        parallel_calls: request.parallel_tool_calls.unwrap_or(true),
 }
 
 fn dialogue(request: &ResponseRequest, input: &[InputItem], history: &History) -> Result<Dialogue, ApiError> {

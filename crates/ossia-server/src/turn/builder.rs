@@ -116,6 +116,10 @@ impl TurnBuilder {
 
     fn start_part(&mut self, header: &Header, out: &mut Vec<TurnEvent>) {
         let kind = part_kind(header, &self.tools);
+        if self.num_calls > 0 && !matches!(kind, PartKind::Call(_)) {
+            // After its calls the model has nothing to say before it knows the results.
+            return self.end(EndReason::ToolCalls, out);
+        }
         let stops = if kind == PartKind::Answer { self.stops.clone() } else { Vec::new() };
         let started = kind != PartKind::Reasoning;
         if started {

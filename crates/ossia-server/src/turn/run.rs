@@ -60,7 +60,7 @@ impl TurnStarter {
             contents.push((rule.scope.clone(), grammar));
             relaxed.extend((!is_exact).then(|| rule.scope.clone()));
         }
-        let grammar = TurnGrammar::new(&tokenizer, envelope, contents);
+        let grammar = TurnGrammar::new(envelope, contents);
         let grammar = match plan.max_reasoning_tokens {
             Some(max) => grammar.with_max_reasoning_tokens(max),
             None => grammar,
@@ -155,6 +155,7 @@ fn envelope(plan: &TurnPlan, vocab_size: usize) -> EnvelopeOptions {
         allow_analysis: !plan.skip_analysis,
         allow_preamble: !plan.call_required,
         allow_final: !plan.call_required,
+        parallel_calls: plan.parallel_calls,
         padded_vocab_size: Some(vocab_size),
     }
 }

@@ -91,10 +91,15 @@ fn check_nesting(events: &[TurnEvent]) {
     let (last, parts) = rest.split_last().expect("a turn finishes");
     assert_eq!(*first, TurnEvent::Started);
     assert!(matches!(last, TurnEvent::Finished(_)));
-    let mut open = None;
+    let (mut open, mut called) = (None, false);
     for event in parts {
         match event {
-            TurnEvent::PartStart(kind) => assert!(open.replace(kind.clone()).is_none(), "nested parts"),
+            TurnEvent::PartStart(kind) => {
+                assert!(open.replace(kind.clone()).is_none(), "nested parts");
+                let is_call = matches!(kind, PartKind::Call(_));
+                assert!(is_call || !called, "{kind:?} after a call");
+                called |= is_call;
+            }
             TurnEvent::Delta { text, logprobs } => {
                 assert!(open.is_some() && !(text.is_empty() && logprobs.is_empty()));
             }
@@ -125,6 +130,10 @@ fn answers(events: &[TurnEvent]) -> Vec<String> {
 }
 
 fn end_of(events: &[TurnEvent]) -> &TurnEnd {
+fn num_calls(events: &[TurnEvent]) -> usize {
+    events.iter().filter(|event| matches!(event, TurnEvent::PartStart(PartKind::Call(_)))).count()
+}
+
     match events.last() {
         Some(TurnEvent::Finished(end)) => end,
         other => panic!("{other:?} at the end"),
@@ -221,6 +230,26 @@ fn a_cut_part_is_incomplete_and_counts_its_tokens() {
 
 #[test]
 fn a_stop_string_ends_the_turn_at_once() {
+#[test]
+fn several_calls_are_one_turn_and_whatever_follows_them_is_not() {
+    let call = |name: &str| format!("<|channel|>commentary to=functions.{name}<|message|>{{}}");
+    let two = format!("{}<|end|><|start|>assistant{}", call("f"), call("g"));
+    for (rest, reason) in [
+        ("<|call|>", EndReason::ToolCalls),
+        ("<|end|><|start|>assistant<|channel|>final<|message|>Done.<|return|>", EndReason::ToolCalls),
+        ("<|end|><|start|>assistant<|channel|>analysis<|message|>Now wait", EndReason::ToolCalls),
+        ("<|end|><|start|>assistant", EndReason::Length),
+    ] {
+        let finish = if reason == EndReason::Length { FinishReason::Length } else { FinishReason::Stop };
+        let events = run(&harmony(&format!("{two}{rest}")), &[], &finish);
+        check_nesting(&events);
+        assert_eq!((num_calls(&events), &end_of(&events).reason), (2, &reason), "{rest}");
+        for name in ["f", "g"] {
+            assert_eq!(text_of(&events, &PartKind::Call(Callable::function(name))), "{}", "{rest}");
+        }
+    }
+}
+
     let ids = harmony(
         "<|channel|>analysis<|message|>STOP?<|end|><|start|>assistant<|channel|>final<|message|>a STOP b",
     );
