@@ -18,6 +18,14 @@ pub enum AllowedTokens<'a> {
 /// The engine calls `allowed` once before each sampled token and `accept` once with the token it chose,
 /// stop tokens included. A preempted sequence is recomputed without calling either again.
 pub trait TokenConstraint: Send {
+    /// Whether `prepare` has work that is worth another thread.
+    fn wants_to_prepare(&self) -> bool {
+        false
+    }
+
+    /// Computes ahead what `allowed` will say. Called while the model computes the logits, if it is wanted.
+    fn prepare(&mut self) {}
+
     /// The tokens that may come next. When none of them is possible the request ends as failed.
     fn allowed(&mut self) -> AllowedTokens<'_>;
 

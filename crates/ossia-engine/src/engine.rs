@@ -107,9 +107,16 @@ impl Engine {
         self.scheduler.is_idle()
     }
 
-    /// Runs the model. A panic in there is an error like any other.
+    /// Runs the model, and beside it whatever constraints can compute before they know the logits. A panic in the model
+    /// is an error like any other.
     fn run(&mut self, batch: &ForwardBatch) -> Result<Logits, String> {
-        let logits = catch_unwind(AssertUnwindSafe(|| self.runner.forward(batch)))
+        let Self { runner, scheduler, .. } = self;
+        let waiting = scheduler.running_mut().iter_mut().filter(|seq| seq.wants_to_prepare());
+        let logits = rayon::in_place_scope(|scope| {
+            waiting.for_each(|seq| scope.spawn(move |_| seq.sampler_mut().prepare()));
+            catch_unwind(AssertUnwindSafe(|| runner.forward(batch)))
+        });
+        let logits = logits
             .map_err(|panic| format!("the model panicked: {}", panic_message(&*panic)))?
             .map_err(|error| format!("the model failed: {error}"))?;
         let expected = (batch.logits_indices.len(), self.spec.vocab_size);

@@ -118,6 +118,15 @@ impl Sequence {
         (&self.stop_token_ids, &mut self.sampler)
     }
 
+    pub(crate) fn sampler_mut(&mut self) -> &mut SequenceSampler {
+        &mut self.sampler
+    }
+
+    /// Whether the token after this pass is held to something that can be computed while the pass runs.
+    pub(crate) fn wants_to_prepare(&self) -> bool {
+        self.samples_after_this_pass() && self.sampler.wants_to_prepare()
+    }
+
     pub(crate) fn append_token(&mut self, token_id: u32) {
         self.token_ids.push(token_id);
         self.hash_chain.extend(&self.token_ids);

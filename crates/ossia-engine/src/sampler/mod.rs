@@ -82,6 +82,18 @@ impl SequenceSampler {
         Self { seed, counts: TokenCounts::new(&params, prompt), params, constraint }
     }
 
+    /// Whether [`Self::prepare`] has something to do.
+    pub(crate) fn wants_to_prepare(&self) -> bool {
+        self.constraint.as_ref().is_some_and(|constraint| constraint.wants_to_prepare())
+    }
+
+    /// Lets the constraint compute its next mask while the model runs.
+    pub(crate) fn prepare(&mut self) {
+        let Some(constraint) = &mut self.constraint else { return };
+        // If it panics it will again when it is asked, and that is its request's failure.
+        let _ = catch_unwind(AssertUnwindSafe(|| constraint.prepare()));
+    }
+
     /// Chooses the token after `num_generated` ones and takes note of it. `row` is left edited.
     fn sample(
         &mut self,

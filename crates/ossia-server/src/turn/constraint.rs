@@ -17,6 +17,14 @@ impl TurnConstraint {
 }
 
 impl TokenConstraint for TurnConstraint {
+    fn wants_to_prepare(&self) -> bool {
+        self.grammar.wants_to_prepare()
+    }
+
+    fn prepare(&mut self) {
+        self.grammar.prepare();
+    }
+
     fn allowed(&mut self) -> AllowedTokens<'_> {
         match self.grammar.allowed() {
             Allowed::All => AllowedTokens::All,
