@@ -2,8 +2,9 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::objects;
 use super::page::{Order, finish, listed, page};
 use super::responses::open;
 use crate::clock;
@@ -13,12 +14,12 @@ use crate::ids::new_id;
 use crate::prepare::check;
 use crate::prepare::items::check_items;
 use crate::state::AppState;
-use crate::store::Tenant;
+use crate::store::{ObjectKind, Tenant};
 use crate::wire::conversations::{Conversation, CreateConversation, CreateItems, Deleted, UpdateMetadata};
 use crate::wire::page::{Page, PageQuery};
 use crate::wire::responses::InputItem;
 
-const KIND: &str = "conversation";
+const KIND: ObjectKind = ObjectKind::Conversation;
 /// Most items of one request, as in OpenAI's document.
 const MAX_ITEMS: usize = 20;
 
@@ -50,7 +51,7 @@ pub(crate) async fn retrieve(
     tenant: Tenant,
     ApiPath(id): ApiPath,
 ) -> Result<Json<Value>, ApiError> {
-    find(&state, &tenant, &id).await.map(Json)
+    objects::find(KIND, &state, &tenant, &id).await.map(Json)
 }
 
 /// `POST /v1/conversations/{id}`: replaces the metadata.
@@ -60,9 +61,7 @@ pub(crate) async fn update(
     ApiPath(id): ApiPath,
     ApiJson(request): ApiJson<UpdateMetadata>,
 ) -> Result<Json<Value>, ApiError> {
-    let metadata = required_metadata(request)?;
-    let updated = state.store().set_metadata(&tenant, &id, KIND, metadata).await?;
-    updated.map(Json).ok_or_else(|| not_found(&id))
+    objects::update(KIND, &state, &tenant, &id, request).await
 }
 
 /// `DELETE /v1/conversations/{id}`, its items included.
@@ -71,10 +70,7 @@ pub(crate) async fn delete(
     tenant: Tenant,
     ApiPath(id): ApiPath,
 ) -> Result<Json<Deleted>, ApiError> {
-    if state.store().delete_object(&tenant, &id, KIND).await? {
-        return Ok(Json(Deleted { id, object: "conversation.deleted", deleted: true }));
-    }
-    Err(not_found(&id))
+    objects::delete(KIND, &state, &tenant, id).await
 }
 
 /// `POST /v1/conversations/{id}/items`: up to 20 at the end.
@@ -87,7 +83,7 @@ pub(crate) async fn create_items(
     let items = request.items.ok_or_else(|| ApiError::missing("items"))?;
     let items = settled(items, &tenant, &state)?;
     if !state.store().add_items(&tenant, &id, &items).await? {
-        return Err(not_found(&id));
+        return Err(objects::not_found(KIND, &id));
     }
     Ok(Json(finish(items.into_iter().map(listed).collect(), false)))
 }
@@ -119,20 +115,11 @@ pub(crate) async fn delete_item(
     tenant: Tenant,
     ApiPathPair(id, item): ApiPathPair,
 ) -> Result<Json<Value>, ApiError> {
-    let conversation = find(&state, &tenant, &id).await?;
+    let conversation = objects::find(KIND, &state, &tenant, &id).await?;
     if state.store().delete_item(&tenant, &id, &item).await? {
         return Ok(Json(conversation));
     }
     Err(ApiError::NotFound { what: "Item", id: item })
-}
-
-/// The metadata that an update has to have.
-///
-/// # Errors
-/// 400 if it is absent or too large.
-pub(crate) fn required_metadata(request: UpdateMetadata) -> Result<Map<String, Value>, ApiError> {
-    check::metadata(request.metadata.as_ref())?;
-    request.metadata.ok_or_else(|| ApiError::missing("metadata"))
 }
 
 /// Items as they are kept, checked as if they were the input of a response.
@@ -156,14 +143,6 @@ fn json<T: serde::Serialize>(value: &T) -> Result<Value, ApiError> {
 }
 
 async fn items(state: &AppState, tenant: &Tenant, id: &str) -> Result<Vec<Value>, ApiError> {
-    let items = state.store().items(tenant, id, KIND).await?.ok_or_else(|| not_found(id))?;
+    let items = objects::items(KIND, state, tenant, id).await?;
     Ok(items.into_iter().map(listed).collect())
-}
-
-async fn find(state: &AppState, tenant: &Tenant, id: &str) -> Result<Value, ApiError> {
-    state.store().conversation(tenant, id).await?.ok_or_else(|| not_found(id))
-}
-
-fn not_found(id: &str) -> ApiError {
-    ApiError::NotFound { what: "Conversation", id: id.to_owned() }
 }

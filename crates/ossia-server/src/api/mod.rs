@@ -6,6 +6,7 @@ pub(crate) mod conversations;
 pub(crate) mod health;
 pub(crate) mod loads;
 pub(crate) mod models;
+mod objects;
 pub(crate) mod page;
 pub(crate) mod responses;
 #[cfg(test)]

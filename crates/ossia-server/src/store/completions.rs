@@ -59,11 +59,6 @@ impl Store {
         self.grew(size).await
     }
 
-    /// The completion of this id.
-    pub(crate) async fn completion(&self, tenant: &Tenant, id: &str) -> Result<Option<Value>, StoreError> {
-        self.body_of(tenant, id, "completion").await
-    }
-
     /// Up to `limit` matching completions, by age; nothing if `after` is not there.
     pub(crate) async fn completions(
         &self,

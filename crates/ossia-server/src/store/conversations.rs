@@ -1,11 +1,11 @@
 //! Conversations: an object with metadata, and items that responses and clients add to it.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::history::item_id;
 use super::pool::{Pool, Tenant, in_transaction, key, on_pool};
 use super::responses::{append_to_conversation, insert_items, size_of};
-use super::{Store, StoreError};
+use super::{ObjectKind, Store, StoreError};
 use crate::clock;
 
 impl Store {
@@ -40,56 +40,6 @@ impl Store {
         Ok(true)
     }
 
-    /// The conversation object of this id.
-    pub(crate) async fn conversation(&self, tenant: &Tenant, id: &str) -> Result<Option<Value>, StoreError> {
-        self.body_of(tenant, id, "conversation").await
-    }
-
-    /// Replaces the metadata of a conversation or of a stored completion; gives the object, if there is one.
-    pub(crate) async fn set_metadata(
-        &self,
-        tenant: &Tenant,
-        id: &str,
-        kind: &'static str,
-        metadata: Map<String, Value>,
-    ) -> Result<Option<Value>, StoreError> {
-        let Some(pool) = self.pool().await? else { return Ok(None) };
-        let Some(mut body) = self.body_of(tenant, id, kind).await? else { return Ok(None) };
-        body["metadata"] = Value::Object(metadata);
-        on_pool!(pool, db => {
-            sqlx::query("UPDATE objects SET body = $4, used_at = $5 WHERE tenant = $1 AND id = $2 AND kind = $3")
-                .bind(&*tenant.0)
-                .bind(key(id))
-                .bind(kind)
-                .bind(body.to_string())
-                .bind(clock::unix_now() as i64)
-                .execute(db)
-                .await?
-                .rows_affected()
-        });
-        Ok(Some(body))
-    }
-
-    /// Forgets a conversation with its items, or a stored completion; `false` if there is none.
-    pub(crate) async fn delete_object(
-        &self,
-        tenant: &Tenant,
-        id: &str,
-        kind: &'static str,
-    ) -> Result<bool, StoreError> {
-        let Some(pool) = self.pool().await? else { return Ok(false) };
-        let deleted = on_pool!(pool, db => {
-            sqlx::query("DELETE FROM objects WHERE tenant = $1 AND id = $2 AND kind = $3")
-                .bind(&*tenant.0)
-                .bind(key(id))
-                .bind(kind)
-                .execute(db)
-                .await?
-                .rows_affected()
-        });
-        Ok(deleted > 0)
-    }
-
     /// Adds items at the end; `false` if there is no such conversation.
     pub(crate) async fn add_items(
         &self,
@@ -98,7 +48,7 @@ impl Store {
         items: &[Value],
     ) -> Result<bool, StoreError> {
         let Some(pool) = self.pool().await? else { return Ok(false) };
-        if self.conversation(tenant, id).await?.is_none() {
+        if self.object(ObjectKind::Conversation, tenant, id).await?.is_none() {
             return Ok(false);
         }
         let items: Vec<(Value, bool)> = items.iter().map(|item| (item.clone(), false)).collect();
@@ -108,32 +58,6 @@ impl Store {
         });
         self.grew(size).await?;
         Ok(true)
-    }
-
-    /// The items of a conversation, or the messages of a stored completion, in order; `None` if there is no such
-    /// object.
-    pub(crate) async fn items(
-        &self,
-        tenant: &Tenant,
-        id: &str,
-        kind: &'static str,
-    ) -> Result<Option<Vec<Value>>, StoreError> {
-        let Some(pool) = self.pool().await? else { return Ok(None) };
-        if self.body_of(tenant, id, kind).await?.is_none() {
-            return Ok(None);
-        }
-        let rows: Vec<(String,)> = on_pool!(pool, db => {
-            sqlx::query_as(
-                "SELECT i.body FROM items i JOIN objects o ON o.seq = i.object
-                 WHERE o.tenant = $1 AND o.id = $2 ORDER BY i.position",
-            )
-            .bind(&*tenant.0)
-            .bind(key(id))
-            .fetch_all(db)
-            .await?
-        });
-        let items = rows.iter().map(|(body,)| serde_json::from_str(body));
-        Ok(Some(items.collect::<Result<_, _>>()?))
     }
 
     /// Takes an item out of a conversation; `false` if it is not there.
@@ -170,23 +94,5 @@ impl Store {
                 .await?
         });
         Ok(row.map(|(seq,)| seq))
-    }
-
-    pub(super) async fn body_of(
-        &self,
-        tenant: &Tenant,
-        id: &str,
-        kind: &'static str,
-    ) -> Result<Option<Value>, StoreError> {
-        let Some(pool) = self.pool().await? else { return Ok(None) };
-        let row: Option<(String,)> = on_pool!(pool, db => {
-            sqlx::query_as("SELECT body FROM objects WHERE tenant = $1 AND id = $2 AND kind = $3")
-                .bind(&*tenant.0)
-                .bind(key(id))
-                .bind(kind)
-                .fetch_optional(db)
-                .await?
-        });
-        row.map(|(body,)| Ok(serde_json::from_str(&body)?)).transpose()
     }
 }

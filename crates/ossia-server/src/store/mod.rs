@@ -6,6 +6,7 @@ mod conversations;
 mod event_log;
 mod history;
 mod lock;
+mod objects;
 mod pool;
 mod responses;
 mod sweep;
@@ -21,6 +22,7 @@ use tokio::sync::OnceCell;
 pub(crate) use completions::CompletionFilter;
 pub(crate) use event_log::{EventLog, LoggedEvent};
 pub(crate) use history::{History, Origin};
+pub(crate) use objects::ObjectKind;
 use pool::Pool;
 pub(crate) use pool::Tenant;
 pub(crate) use responses::{StoredResponse, TurnRecord};
@@ -211,20 +213,21 @@ mod tests {
             let found = [
                 store.response(tenant, "resp_1").await.expect("read").is_some(),
                 store.history_after(tenant, "resp_1").await.expect("read").is_some(),
-                store.input_of(tenant, "resp_1").await.expect("read").is_some(),
+                store.items(ObjectKind::Response, tenant, "resp_1").await.expect("read").is_some(),
                 store.item(tenant, "msg_1").await.expect("read").is_some(),
-                store.conversation(tenant, "conv_1").await.expect("read").is_some(),
+                store.object(ObjectKind::Conversation, tenant, "conv_1").await.expect("read").is_some(),
                 store.conversation_history(tenant, "conv_1").await.expect("read").is_some(),
                 store.add_items(tenant, "conv_1", &[]).await.expect("read"),
-                store.completion(tenant, "chat_1").await.expect("read").is_some(),
+                store.object(ObjectKind::Completion, tenant, "chat_1").await.expect("read").is_some(),
                 !store.completions(tenant, &CompletionFilter::default(), 9).await.expect("read").is_empty(),
             ];
             assert_eq!(found, [there; 9], "{tenant:?}");
         }
         for (tenant, there) in [(&other, false), (&mine, true)] {
             assert_eq!(store.delete_response(tenant, "resp_1").await.expect("done"), there);
-            assert_eq!(store.delete_object(tenant, "conv_1", "conversation").await.expect("done"), there);
-            assert_eq!(store.delete_object(tenant, "chat_1", "completion").await.expect("done"), there);
+            for (kind, id) in [(ObjectKind::Conversation, "conv_1"), (ObjectKind::Completion, "chat_1")] {
+                assert_eq!(store.delete_object(kind, tenant, id).await.expect("done"), there);
+            }
         }
         // The same ids are free for everybody.
         store.insert_turn(&other, &turn("resp_1"), false).await.expect("kept");

@@ -235,26 +235,6 @@ impl Store {
         Ok(())
     }
 
-    /// The input items of a response in order; `None` if there is no such response.
-    pub(crate) async fn input_of(&self, tenant: &Tenant, id: &str) -> Result<Option<Vec<Value>>, StoreError> {
-        let Some(pool) = self.pool().await? else { return Ok(None) };
-        if self.response(tenant, id).await?.is_none() {
-            return Ok(None);
-        }
-        let rows: Vec<(String,)> = on_pool!(pool, db => {
-            sqlx::query_as(
-                "SELECT i.body FROM items i JOIN objects o ON o.seq = i.object
-                 WHERE o.tenant = $1 AND o.id = $2 AND NOT i.output ORDER BY i.position",
-            )
-            .bind(&*tenant.0)
-            .bind(key(id))
-            .fetch_all(db)
-            .await?
-        });
-        let items = rows.iter().map(|(body,)| serde_json::from_str(body));
-        Ok(Some(items.collect::<Result<_, _>>()?))
-    }
-
     /// Forgets a response; `false` if there is none. What other responses continue is only hidden.
     pub(crate) async fn delete_response(&self, tenant: &Tenant, id: &str) -> Result<bool, StoreError> {
         let Some(pool) = self.pool().await? else { return Ok(false) };

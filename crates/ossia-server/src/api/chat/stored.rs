@@ -4,18 +4,18 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value};
 
-use crate::api::conversations::required_metadata;
+use crate::api::objects;
 use crate::api::page::{Order, finish, limit, order, page};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, ApiPath, ApiQuery};
 use crate::ids::new_id;
 use crate::state::AppState;
-use crate::store::{CompletionFilter, Store, Tenant};
+use crate::store::{CompletionFilter, ObjectKind, Store, Tenant};
 use crate::wire::chat::{ChatCompletion, ChatRequest, StoredMessage};
 use crate::wire::conversations::{Deleted, UpdateMetadata};
 use crate::wire::page::{Page, PageQuery};
 
-const KIND: &str = "completion";
+const KIND: ObjectKind = ObjectKind::Completion;
 
 /// Stores a completion when it is complete.
 pub(crate) struct Keeper {
@@ -93,8 +93,7 @@ pub(crate) async fn retrieve(
     tenant: Tenant,
     ApiPath(id): ApiPath,
 ) -> Result<Json<Value>, ApiError> {
-    let found = state.store().completion(&tenant, &id).await?;
-    found.map(Json).ok_or_else(|| not_found(&id))
+    objects::find(KIND, &state, &tenant, &id).await.map(Json)
 }
 
 /// `POST /v1/chat/completions/{id}`: replaces the metadata.
@@ -104,9 +103,7 @@ pub(crate) async fn update(
     ApiPath(id): ApiPath,
     ApiJson(request): ApiJson<UpdateMetadata>,
 ) -> Result<Json<Value>, ApiError> {
-    let metadata = required_metadata(request)?;
-    let updated = state.store().set_metadata(&tenant, &id, KIND, metadata).await?;
-    updated.map(Json).ok_or_else(|| not_found(&id))
+    objects::update(KIND, &state, &tenant, &id, request).await
 }
 
 /// `DELETE /v1/chat/completions/{id}`.
@@ -115,10 +112,7 @@ pub(crate) async fn delete(
     tenant: Tenant,
     ApiPath(id): ApiPath,
 ) -> Result<Json<Deleted>, ApiError> {
-    if state.store().delete_object(&tenant, &id, KIND).await? {
-        return Ok(Json(Deleted { id, object: "chat.completion.deleted", deleted: true }));
-    }
-    Err(not_found(&id))
+    objects::delete(KIND, &state, &tenant, id).await
 }
 
 /// `GET /v1/chat/completions/{id}/messages`: the request's messages, in their order unless `order=desc`.
@@ -128,10 +122,6 @@ pub(crate) async fn messages(
     ApiPath(id): ApiPath,
     ApiQuery(query): ApiQuery<PageQuery>,
 ) -> Result<Json<Page>, ApiError> {
-    let messages = state.store().items(&tenant, &id, KIND).await?.ok_or_else(|| not_found(&id))?;
+    let messages = objects::items(KIND, &state, &tenant, &id).await?;
     Ok(Json(page(messages, &query, Order::Ascending)?))
-}
-
-fn not_found(id: &str) -> ApiError {
-    ApiError::NotFound { what: "Chat completion", id: id.to_owned() }
 }

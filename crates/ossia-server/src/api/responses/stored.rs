@@ -9,6 +9,7 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use futures::Stream;
 use serde_json::Value;
+use crate::api::objects;
 
 use super::background::follow;
 use crate::api::page::{Order, listed, page};
@@ -17,7 +18,7 @@ use crate::extract::{ApiPath, ApiQuery};
 use crate::prepare::check;
 use crate::sse;
 use crate::state::AppState;
-use crate::store::{EventLog, LoggedEvent, StoredResponse, Tenant};
+use crate::store::{EventLog, LoggedEvent, ObjectKind, StoredResponse, Tenant};
 use crate::wire::page::{Page, PageQuery};
 use crate::wire::responses::{DeletedResponse, RetrieveQuery};
 
@@ -112,7 +113,7 @@ pub(crate) async fn input_items(
     ApiPath(id): ApiPath,
     ApiQuery(query): ApiQuery<PageQuery>,
 ) -> Result<Json<Page>, ApiError> {
-    let items = state.store().input_of(&tenant, &id).await?.ok_or_else(|| not_found(&id))?;
+    let items = objects::items(ObjectKind::Response, &state, &tenant, &id).await?;
     Ok(Json(page(items.into_iter().map(listed).collect(), &query, Order::Descending)?))
 }
 
@@ -121,5 +122,5 @@ async fn find(state: &AppState, tenant: &Tenant, id: &str) -> Result<StoredRespo
 }
 
 fn not_found(id: &str) -> ApiError {
-    ApiError::NotFound { what: "Response", id: id.to_owned() }
+    objects::not_found(ObjectKind::Response, id)
 }
