@@ -7,7 +7,7 @@ use super::chat_tools::tool_plan;
 use super::dialogue::Dialogue;
 use super::effort::{Effort, verbosity};
 use super::format::{FormatFields, OutputFormat, output_format};
-use super::sampling::{SamplingFields, sampling, top_logprobs};
+use super::sampling::{SamplingFields, sampling, shared_fields, top_logprobs};
 use super::{TurnPlan, check, content};
 use crate::error::ApiError;
 use crate::state::AppState;
@@ -131,17 +131,10 @@ fn sampling_fields(request: &ChatRequest) -> Result<SamplingFields<'_>, ApiError
         return Err(ApiError::invalid("top_logprobs", "invalid_value", message));
     }
     Ok(SamplingFields {
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: request.top_k,
-        min_p: request.min_p,
-        presence_penalty: request.presence_penalty,
-        frequency_penalty: request.frequency_penalty,
-        repetition_penalty: request.repetition_penalty,
         logit_bias: request.logit_bias.as_ref(),
-        seed: request.seed,
         min_tokens: request.min_tokens,
         top_logprobs: wanted.then(|| top.unwrap_or(0)),
+        ..shared_fields!(request)
     })
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::chat::stop;
 use super::check;
-use super::sampling::{SamplingFields, sampling};
+use super::sampling::{SamplingFields, sampling, shared_fields};
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::wire::completion::CompletionRequest;
@@ -91,17 +91,10 @@ fn raw_plan(request: &CompletionRequest, vocab_size: usize) -> Result<RawPlan, A
 fn sampling_fields(request: &CompletionRequest) -> Result<SamplingFields<'_>, ApiError> {
     let logprobs = check::integer("logprobs", request.logprobs, 0, 5)?;
     Ok(SamplingFields {
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: request.top_k,
-        min_p: request.min_p,
-        presence_penalty: request.presence_penalty,
-        frequency_penalty: request.frequency_penalty,
-        repetition_penalty: request.repetition_penalty,
         logit_bias: request.logit_bias.as_ref(),
-        seed: request.seed,
         min_tokens: request.min_tokens,
         top_logprobs: logprobs.map(|number| number as u8),
+        ..shared_fields!(request)
     })
 }
 

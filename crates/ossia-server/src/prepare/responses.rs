@@ -4,7 +4,7 @@ use super::dialogue::Dialogue;
 use super::effort::{Effort, verbosity};
 use super::format::{FormatFields, OutputFormat, output_format};
 use super::response_tools::tool_plan;
-use super::sampling::{SamplingFields, sampling, top_logprobs};
+use super::sampling::{SamplingFields, sampling, shared_fields, top_logprobs};
 use super::{TurnPlan, check, echo};
 use crate::error::ApiError;
 use crate::state::AppState;
@@ -144,19 +144,7 @@ fn sampling_fields(request: &ResponseRequest) -> Result<SamplingFields<'_>, ApiE
         let message = format!("Invalid 'top_logprobs': 'include' must hold '{INCLUDE_LOGPROBS}'.");
         return Err(ApiError::invalid("top_logprobs", "invalid_value", message));
     }
-    Ok(SamplingFields {
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: request.top_k,
-        min_p: request.min_p,
-        presence_penalty: request.presence_penalty,
-        frequency_penalty: request.frequency_penalty,
-        repetition_penalty: request.repetition_penalty,
-        logit_bias: None,
-        seed: request.seed,
-        min_tokens: None,
-        top_logprobs: wanted.then(|| top.unwrap_or(0)),
-    })
+    Ok(SamplingFields { top_logprobs: wanted.then(|| top.unwrap_or(0)), ..shared_fields!(request) })
 }
 
 /// Fields whose meaning Ossia does not have (yet). None of them is dropped in silence.

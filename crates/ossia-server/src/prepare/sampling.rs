@@ -24,6 +24,25 @@ pub(crate) struct SamplingFields<'a> {
     pub(crate) top_logprobs: Option<u8>,
 }
 
+/// The fields that all requests have under the same names; the others are at their defaults.
+macro_rules! shared_fields {
+    ($request:expr) => {
+        $crate::prepare::sampling::SamplingFields {
+            temperature: $request.temperature,
+            top_p: $request.top_p,
+            top_k: $request.top_k,
+            min_p: $request.min_p,
+            presence_penalty: $request.presence_penalty,
+            frequency_penalty: $request.frequency_penalty,
+            repetition_penalty: $request.repetition_penalty,
+            seed: $request.seed,
+            ..Default::default()
+        }
+    };
+}
+
+pub(super) use shared_fields;
+
 /// Checks the fields.
 ///
 /// # Errors
