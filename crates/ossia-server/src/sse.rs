@@ -6,6 +6,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::state::ServerConfig;
@@ -26,9 +27,22 @@ pub(crate) fn data<T: Serialize>(value: &T) -> Event {
     Event::default().data(serde_json::to_string(value).unwrap_or_default())
 }
 
-/// An event with a name, as responses send them.
-pub(crate) fn named<T: Serialize>(name: &str, value: &T) -> Event {
-    data(value).event(name)
+/// An event with a name, as responses send them; padded if that is asked for.
+pub(crate) fn named<T: Serialize>(name: &str, value: &T, pad: bool) -> Event {
+    if !pad {
+        return data(value).event(name);
+    }
+    data(&padded(value)).event(name)
+}
+
+/// The event of a response with random characters beside its piece of text, if it has one.
+pub(crate) fn padded<T: Serialize>(event: &T) -> Value {
+    // Wire types have string keys and no failing implementations.
+    let mut event = serde_json::to_value(event).unwrap_or_default();
+    if let Some(len) = event.get("delta").and_then(Value::as_str).map(str::len) {
+        event["obfuscation"] = obfuscation(len).into();
+    }
+    event
 }
 
 /// Random characters that fill a text of `len` bytes up to a multiple of 32.

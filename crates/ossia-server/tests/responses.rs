@@ -170,6 +170,30 @@ async fn events_come_in_order() {
 }
 
 #[tokio::test]
+async fn pieces_of_text_are_padded_where_that_is_asked_for() {
+    let server = TestServer::new(RULES);
+    let padded = with(ask("sum"), json!({"stream_options": {"include_obfuscation": true}}));
+    let background = with(padded.clone(), json!({"background": true}));
+    let check = |events: &[SseEvent]| {
+        let (deltas, others): (Vec<_>, Vec<_>) =
+            events.iter().partition(|event| event.data.get("delta").is_some());
+        assert!(deltas.len() > 5 && others.iter().all(|event| event.data.get("obfuscation").is_none()));
+        for SseEvent { data, .. } in deltas {
+            let len = data["delta"].as_str().unwrap().len() + data["obfuscation"].as_str().unwrap().len();
+            assert_eq!(len % 32, 0, "{data}");
+        }
+    };
+    let events = server.stream(PATH, &padded).await;
+    check(&events);
+    check(&server.stream(PATH, &background).await);
+    let id = events[0].data["response"]["id"].as_str().unwrap();
+    let path = format!("{PATH}/{id}?stream=true");
+    check(&server.replay(&format!("{path}&include_obfuscation=true")).await);
+    let plain = server.replay(&path).await;
+    assert!(plain.iter().all(|event| event.data.get("obfuscation").is_none()));
+}
+
+#[tokio::test]
 async fn a_cut_response_is_incomplete() {
     let server = TestServer::new(RULES);
     let response = server.ok(PATH, &with(ask("count"), json!({"max_output_tokens": 16}))).await;

@@ -54,11 +54,6 @@ pub(crate) fn absent<T>(param: &str, value: Option<&T>, reason: &str) -> Result<
     }
 }
 
-/// A switch that is refused when it is on.
-pub(crate) fn off(param: &str, value: Option<bool>, reason: &str) -> Result<(), ApiError> {
-    if value == Some(true) { Err(ApiError::unsupported(param, reason)) } else { Ok(()) }
-}
-
 /// `stream_options` belongs to a stream.
 pub(crate) fn stream_options(present: bool, stream: bool) -> Result<(), ApiError> {
     if present && !stream {

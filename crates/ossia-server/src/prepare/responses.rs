@@ -30,6 +30,8 @@ const INCLUDE_ENCRYPTED: &str = "reasoning.encrypted_content";
 pub(crate) struct ResponsePlan {
     pub(crate) turn: TurnPlan,
     pub(crate) stream: bool,
+    /// Whether pieces of text are padded in the stream.
+    pub(crate) pads: bool,
     /// Whether the chain of thought is wanted sealed as well.
     pub(crate) seal: bool,
     /// The response as it stands before the first token; it echoes the request.
@@ -66,10 +68,11 @@ pub(crate) fn plan(
 ) -> Result<ResponsePlan, ApiError> {
     let turn = turn(&request, &input, &history, state)?;
     let stream = request.stream.unwrap_or(false);
+    let pads = request.stream_options.as_ref().and_then(|options| options.include_obfuscation) == Some(true);
     let seal = request.include.iter().flatten().any(|include| include == INCLUDE_ENCRYPTED);
     let mut response = echo::response(request, model);
     response.store &= state.store().keeps();
-    Ok(ResponsePlan { turn, stream, seal, response, input, history })
+    Ok(ResponsePlan { turn, stream, pads, seal, response, input, history })
 }
 
 /// What runs in the background is found again through the store.
@@ -119,10 +122,10 @@ fn turn(
         callable: tools.callable,
         rules: tools.rules.into_iter().chain(format.map(|format| format.rule)).collect(),
         call_required: tools.required,
+        parallel_calls: request.parallel_tool_calls.unwrap_or(true),
         priority: request.priority.unwrap_or(0),
         cache_salt: request.cache_salt.clone(),
     })
-        parallel_calls: request.parallel_tool_calls.unwrap_or(true),
 }
 
 fn dialogue(request: &ResponseRequest, input: &[InputItem], history: &History) -> Result<Dialogue, ApiError> {
@@ -157,8 +160,6 @@ fn refuse_unsupported(request: &ResponseRequest) -> Result<(), ApiError> {
     check::absent("moderation", request.moderation.as_ref(), "There is no moderation here.")?;
     check::absent("prompt", request.prompt.as_ref(), "There are no prompt templates here.")?;
     check::word("truncation", request.truncation.as_deref(), &["auto", "disabled"])?;
-    let obfuscation = request.stream_options.as_ref().and_then(|options| options.include_obfuscation);
-    check::off("stream_options.include_obfuscation", obfuscation, "Streams are not padded.")?;
     includes(request.include.as_deref().unwrap_or_default())?;
     reasoning(request)
 }

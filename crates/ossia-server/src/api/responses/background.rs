@@ -25,18 +25,22 @@ pub(super) async fn start(
 ) -> Result<HttpResponse, ApiError> {
     run.store_beginning().await?;
     let guard = state.live().begin(tenant, &run.response().id);
-    let queued = run.response().clone();
+    let (queued, pad) = (run.response().clone(), run.pads());
     let live = Arc::clone(guard.live());
     tokio::spawn(drive(run, guard));
     if stream {
-        return Ok(sse::response(state.config(), follow(live, 0)));
+        return Ok(sse::response(state.config(), follow(live, 0, pad)));
     }
     Ok(Json(queued).into_response())
 }
 
 /// The events of a live response from the one of number `first` on, as a stream to a client.
-pub(super) fn follow(live: Arc<Live>, first: usize) -> impl Stream<Item = Result<Event, Infallible>> + Send {
-    let events = live.follow(first).map(|event| Ok(sse::named(&event.name, &event.data)));
+pub(super) fn follow(
+    live: Arc<Live>,
+    first: usize,
+    pad: bool,
+) -> impl Stream<Item = Result<Event, Infallible>> + Send {
+    let events = live.follow(first).map(move |event| Ok(sse::named(&event.name, &event.data, pad)));
     events.chain(futures::stream::iter([Ok(sse::done())]))
 }
 

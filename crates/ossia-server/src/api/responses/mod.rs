@@ -59,13 +59,14 @@ async fn prepare(
 }
 
 fn sse_events(mut run: Run) -> impl Stream<Item = Result<Event, Infallible>> + Send {
+    let pad = run.pads();
     async_stream::stream! {
         for event in run.begin() {
-            yield Ok(sse::named(event.event.name(), &event));
+            yield Ok(sse::named(event.event.name(), &event, pad));
         }
         while let Some(events) = run.next().await {
             for event in events {
-                yield Ok(sse::named(event.event.name(), &event));
+                yield Ok(sse::named(event.event.name(), &event, pad));
             }
         }
         yield Ok(sse::done());

@@ -20,6 +20,7 @@ pub(crate) struct Run {
     history: History,
     /// Only the prompt is wanted in the engine's cache, no word of the answer.
     silent: bool,
+    pads: bool,
 }
 
 /// Stores the response.
@@ -43,7 +44,7 @@ impl Run {
         tenant: &Tenant,
         state: &AppState,
     ) -> Result<Self, ApiError> {
-        let ResponsePlan { turn, stream: _, seal, mut response, input, history } = plan;
+        let ResponsePlan { turn, stream: _, pads, seal, mut response, input, history } = plan;
         let starter = TurnStarter::new(state, turn).await?;
         echo::relax(&mut response, |recipient| starter.is_relaxed(recipient));
         let turn = starter.start(0)?;
@@ -64,6 +65,7 @@ impl Run {
             input,
             history,
             silent: false,
+            pads,
         })
     }
 
@@ -79,6 +81,11 @@ impl Run {
         plan.turn.max_tokens = Some(1);
         plan.turn.call_required = false;
         Ok(Self { silent: true, ..Self::start(plan, tenant, state).await? })
+    }
+
+    /// Whether the pieces of text that go out are to be padded.
+    pub(crate) fn pads(&self) -> bool {
+        self.pads
     }
 
     /// The response as it stands.

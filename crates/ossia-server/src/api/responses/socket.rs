@@ -13,6 +13,7 @@ use super::run::Run;
 use super::{check, plan, resolve};
 use crate::error::ApiError;
 use crate::extract::parse;
+use crate::sse;
 use crate::state::AppState;
 use crate::store::{History, Origin, Tenant};
 use crate::wire::responses::{
@@ -130,8 +131,9 @@ impl Session {
 
     /// Sends the events of a run until it ends; messages that come meanwhile wait.
     async fn follow(&mut self, mut run: Run, lane: Option<&str>) -> Result<Run, Gone> {
+        let pad = run.pads();
         for event in run.begin() {
-            self.send_event(&event, lane).await?;
+            self.send_event(&event, lane, pad).await?;
         }
         loop {
             // Only waiting is given up for a message, never the writing of what has happened.
@@ -145,7 +147,7 @@ impl Session {
             };
             let Some(event) = event else { return Ok(run) };
             for event in run.accept(event).await {
-                self.send_event(&event, lane).await?;
+                self.send_event(&event, lane, pad).await?;
             }
         }
     }
@@ -161,8 +163,14 @@ impl Session {
         }
     }
 
-    async fn send_event(&mut self, event: &SequencedEvent, stream_id: Option<&str>) -> Result<(), Gone> {
-        self.send(&LaneEvent { event, stream_id }).await
+    async fn send_event(
+        &mut self,
+        event: &SequencedEvent,
+        stream_id: Option<&str>,
+        pad: bool,
+    ) -> Result<(), Gone> {
+        let event = LaneEvent { event, stream_id };
+        if pad { self.send(&sse::padded(&event)).await } else { self.send(&event).await }
     }
 
     async fn send_error(&mut self, error: &ApiError, stream_id: Option<&str>) -> Result<(), Gone> {

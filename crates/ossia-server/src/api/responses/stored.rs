@@ -5,17 +5,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response as HttpResponse};
-use futures::Stream;
 use serde_json::Value;
-use crate::api::objects;
 
 use super::background::follow;
+use crate::api::objects;
 use crate::api::page::{Order, listed, page};
 use crate::error::ApiError;
 use crate::extract::{ApiPath, ApiQuery};
-use crate::prepare::check;
 use crate::sse;
 use crate::state::AppState;
 use crate::store::{EventLog, LoggedEvent, ObjectKind, StoredResponse, Tenant};
@@ -32,7 +29,6 @@ pub(crate) async fn retrieve(
     ApiPath(id): ApiPath,
     ApiQuery(query): ApiQuery<RetrieveQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    check::off("include_obfuscation", query.include_obfuscation, "Streams are not padded.")?;
     // A response that ends now is in the store before it is off the list.
     let live = state.live().get(&tenant, &id);
     let stored = find(&state, &tenant, &id).await?;
@@ -41,33 +37,30 @@ pub(crate) async fn retrieve(
     }
     let first = query.starting_after.map_or(0, |number| number.saturating_add(1));
     let first = usize::try_from(first).unwrap_or(usize::MAX);
-    match live {
-        Some(live) => Ok(sse::response(state.config(), follow(live, first))),
-        None => Ok(sse::response(state.config(), replay(state.clone(), tenant, id, stored, first))),
+    let pad = query.include_obfuscation == Some(true);
+    if let Some(live) = live {
+        return Ok(sse::response(state.config(), follow(live, first, pad)));
     }
+    let events = ended(state.clone(), tenant, id, stored);
+    let stream = async_stream::stream! {
+        for LoggedEvent { name, data } in events.await.into_iter().skip(first) {
+            yield Ok::<_, Infallible>(sse::named(&name, &data, pad));
+        }
+        yield Ok(sse::done());
+    };
+    Ok(sse::response(state.config(), stream))
 }
 
 /// The events of a response that does not run here, as soon as it has ended.
-fn replay(
-    state: AppState,
-    tenant: Tenant,
-    id: String,
-    mut stored: StoredResponse,
-    first: usize,
-) -> impl Stream<Item = Result<Event, Infallible>> + Send {
-    async_stream::stream! {
-        while stored.running {
-            tokio::time::sleep(POLL_INTERVAL).await;
-            match state.store().response(&tenant, &id).await {
-                Ok(Some(found)) => stored = found,
-                Ok(None) | Err(_) => break,
-            }
+async fn ended(state: AppState, tenant: Tenant, id: String, mut stored: StoredResponse) -> Vec<LoggedEvent> {
+    while stored.running {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        match state.store().response(&tenant, &id).await {
+            Ok(Some(found)) => stored = found,
+            Ok(None) | Err(_) => break,
         }
-        for LoggedEvent { name, data } in EventLog::unpack(&stored.events, &stored.body).into_iter().skip(first) {
-            yield Ok(sse::named(&name, &data));
-        }
-        yield Ok(sse::done());
     }
+    EventLog::unpack(&stored.events, &stored.body)
 }
 
 /// `POST /v1/responses/{id}/cancel`. Cancelling what has ended changes nothing.
