@@ -15,6 +15,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod covered;
 mod generate;
 mod reference;
 

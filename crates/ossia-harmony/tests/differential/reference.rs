@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use openai_harmony::chat as theirs;
-use openai_harmony::{HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding};
+use openai_harmony::{HarmonyEncoding, HarmonyEncodingName, ParseOptions, load_harmony_encoding};
 use ossia_harmony::{
     BuiltinTool, Channel, Conversation, DeveloperContent, FunctionTool, Message, ParserEvent,
     ReasoningEffort, Role, StreamableParser, SystemContent, Tokenizer, ToolNamespace,
@@ -50,8 +50,19 @@ fn messages(conversation: &Conversation, num_completed: usize) -> Vec<theirs::Me
 pub(crate) type Parsed = (Option<String>, Option<String>, Option<String>, String);
 
 pub(crate) fn parse(encoding: &HarmonyEncoding, ids: &[u32]) -> Vec<Parsed> {
+    parse_with(encoding, ids, ParseOptions::default())
+}
+
+/// As the crate reads malformed headers when it is told to.
+pub(crate) fn parse_lenient(encoding: &HarmonyEncoding, ids: &[u32]) -> Vec<Parsed> {
+    parse_with(encoding, ids, ParseOptions { strict: false })
+}
+
+fn parse_with(encoding: &HarmonyEncoding, ids: &[u32], options: ParseOptions) -> Vec<Parsed> {
     let role = Some(theirs::Role::Assistant);
-    let messages = encoding.parse_messages_from_completion_tokens(ids.iter().copied(), role).unwrap();
+    let messages = encoding
+        .parse_messages_from_completion_tokens_with_options(ids.iter().copied(), role, options)
+        .unwrap();
     let text = |message: &theirs::Message| match &message.content[..] {
         [theirs::Content::Text(text)] => text.text.clone(),
         other => panic!("{other:?}"),
