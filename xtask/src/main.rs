@@ -1,6 +1,7 @@
 //! Automation for this repository: `cargo xtask --help`.
 
 mod command;
+mod named_tests;
 mod setup;
 mod test;
 mod tidy;

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::command;
+use crate::{command, named_tests};
 
 /// Which of our crates each crate may name in its dependencies (tests excepted).
 const INTERNAL: &[(&str, &[&str])] = &[
@@ -101,6 +101,7 @@ pub(crate) fn run() -> Result<()> {
         offences.extend(rule.offences()?);
     }
     offences.extend(missing_opening_sentences()?);
+    offences.extend(named_tests::offences(&rust_files()?)?);
     ensure!(offences.is_empty(), "tidy found {}:\n{}", offences.len(), offences.join("\n"));
     Ok(())
 }
