@@ -14,14 +14,32 @@ const MANY_REQUESTS: &str = "2400";
 /// Rust tests, which also build the program, documentation examples, then the official SDKs against the
 /// server in a network namespace that has only the loopback interface. `thorough` tries more random cases.
 pub(crate) fn run(thorough: bool) -> Result<()> {
-    let env: &[(&str, &str)] = if thorough { &[("OSSIA_TEST_TURNS", MANY_TURNS)] } else { &[] };
     if command::exists("cargo-nextest") {
-        command::cargo_with_env(&["nextest", "run", "--workspace"], env)?;
+        command::cargo(&["nextest", "run", "--workspace"])?;
     } else {
-        command::cargo_with_env(&["test", "--workspace", "--lib", "--bins", "--tests"], env)?;
+        command::cargo(&["test", "--workspace", "--lib", "--bins", "--tests"])?;
     }
     command::cargo(&["test", "--workspace", "--doc"])?;
+    if thorough {
+        many_turns()?;
+    }
     clients(thorough)
+}
+
+/// The properties that hold for every turn, many times over, with what they run optimised: it is rebuilt for that.
+fn many_turns() -> Result<()> {
+    let packages = ["ossia-server", "ossia-harmony", "serde_json", "proptest"];
+    let optimised: Vec<String> =
+        packages.iter().map(|name| format!("profile.dev.package.{name}.opt-level=3")).collect();
+    let config: Vec<&str> = optimised.iter().flat_map(|line| ["--config", line]).collect();
+    let env = [("OSSIA_TEST_TURNS", MANY_TURNS)];
+    let server = ["-p", "ossia-server", "--lib", "any_tokens_give_a_valid_turn"];
+    let parser = ["-p", "ossia-harmony", "--test", "parser_properties", "any_token_ids_give_a_valid_stream"];
+    let noise = ["-p", "ossia-server", "--test", "random_weights", "--", "--ignored"];
+    for test in [&server[..], &parser, &noise] {
+        command::cargo_with_env(&[&["test"], &config[..], test].concat(), &env)?;
+    }
+    Ok(())
 }
 
 fn clients(thorough: bool) -> Result<()> {

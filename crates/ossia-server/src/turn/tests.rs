@@ -3,6 +3,7 @@
 use ossia_engine::{FinishReason, GeneratedToken, GenerationEvent, TokenLogprobs};
 use ossia_harmony::{SpecialToken, Tokenizer};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::reader::Reader;
 use super::{Callable, EndReason, PartKind, TurnBuilder, TurnEnd, TurnEvent};
@@ -85,7 +86,7 @@ fn follow(builder: &mut TurnBuilder, tokens: &[u32], finish: &FinishReason) -> V
     events
 }
 
-/// Started, well nested parts, finished; and nothing empty in between.
+/// Started, well nested parts, finished; nothing empty in between, and after a call nothing but calls.
 fn check_nesting(events: &[TurnEvent]) {
     let (first, rest) = events.split_first().expect("a turn has events");
     let (last, parts) = rest.split_last().expect("a turn finishes");
@@ -129,11 +130,11 @@ fn answers(events: &[TurnEvent]) -> Vec<String> {
     parts.map(|part| text_of(part, &PartKind::Answer)).collect()
 }
 
-fn end_of(events: &[TurnEvent]) -> &TurnEnd {
 fn num_calls(events: &[TurnEvent]) -> usize {
     events.iter().filter(|event| matches!(event, TurnEvent::PartStart(PartKind::Call(_)))).count()
 }
 
+fn end_of(events: &[TurnEvent]) -> &TurnEnd {
     match events.last() {
         Some(TurnEvent::Finished(end)) => end,
         other => panic!("{other:?} at the end"),
@@ -141,35 +142,46 @@ fn num_calls(events: &[TurnEvent]) -> usize {
 }
 
 /// `OSSIA_TEST_TURNS` turns, or few enough for every test run.
-fn config() -> ProptestConfig {
-    let cases = std::env::var("OSSIA_TEST_TURNS").ok().and_then(|number| number.parse().ok());
-    ProptestConfig::with_cases(cases.unwrap_or(2_000))
+fn num_turns() -> u32 {
+    let number = std::env::var("OSSIA_TEST_TURNS").ok();
+    number.map_or(2_000, |number| number.parse().expect("OSSIA_TEST_TURNS is a number"))
 }
 
-proptest! {
-    #![proptest_config(config())]
-
-    #[test]
-    fn any_tokens_give_a_valid_turn(
-        pieces in prop::collection::vec(piece(), 0..40),
-        finish in end(),
-        has_stop: bool,
-    ) {
-        let tokenizer = small();
-        let ids = tokens(&tokenizer, &pieces);
-        let stops: &[&str] = if has_stop { &["STOP"] } else { &[] };
-        let events = run(&ids, stops, &finish);
-        check_nesting(&events);
-        let end = end_of(&events);
-        prop_assert!(end.usage.completion_tokens <= ids.len());
-        prop_assert!(end.usage.reasoning_tokens <= end.usage.completion_tokens);
-        if has_stop {
-            prop_assert!(answers(&events).iter().all(|answer| !answer.contains("STOP")));
-        } else {
-            prop_assert_eq!(end.usage.completion_tokens, ids.len());
-        }
-        crate::api::fold_check(&events);
+/// Checks one turn through both APIs.
+fn check_turn(ids: &[u32], finish: &FinishReason, has_stop: bool) {
+    let stops: &[&str] = if has_stop { &["STOP"] } else { &[] };
+    let events = run(ids, stops, finish);
+    check_nesting(&events);
+    let end = end_of(&events);
+    assert!(end.usage.completion_tokens <= ids.len());
+    assert!(end.usage.reasoning_tokens <= end.usage.completion_tokens);
+    if has_stop {
+        assert!(answers(&events).iter().all(|answer| !answer.contains("STOP")));
+    } else if num_calls(&events) == 0 {
+        assert_eq!(end.usage.completion_tokens, ids.len());
     }
+    crate::api::fold_check(&events);
+}
+
+/// On every core its share of the turns, each core with seeds of its own.
+#[test]
+fn any_tokens_give_a_valid_turn() {
+    let tokenizer = small();
+    let num_threads = std::thread::available_parallelism().map_or(1, |number| number.get() as u32);
+    let config = ProptestConfig::with_cases(num_turns().div_ceil(num_threads));
+    let turns = (prop::collection::vec(piece(), 0..40), end(), any::<bool>());
+    std::thread::scope(|scope| {
+        for _ in 0..num_threads {
+            scope.spawn(|| {
+                let check = |(pieces, finish, has_stop): (Vec<Piece>, FinishReason, bool)| {
+                    check_turn(&tokens(&tokenizer, &pieces), &finish, has_stop);
+                    Ok(())
+                };
+                let outcome = TestRunner::new(config.clone()).run(&turns, check);
+                outcome.unwrap_or_else(|error| panic!("{error}"));
+            });
+        }
+    });
 }
 
 proptest! {
@@ -219,18 +231,6 @@ fn messages_become_parts_by_channel_and_recipient() {
 }
 
 #[test]
-fn a_cut_part_is_incomplete_and_counts_its_tokens() {
-    let ids = harmony("<|channel|>analysis<|message|>one two three");
-    let events = run(&ids, &[], &FinishReason::Length);
-    assert!(events.contains(&TurnEvent::PartEnd { complete: false }));
-    let end = end_of(&events);
-    assert_eq!((end.usage.completion_tokens, end.usage.reasoning_tokens), (ids.len(), 3));
-    assert_eq!(end.reason, EndReason::Length);
-}
-
-#[test]
-fn a_stop_string_ends_the_turn_at_once() {
-#[test]
 fn several_calls_are_one_turn_and_whatever_follows_them_is_not() {
     let call = |name: &str| format!("<|channel|>commentary to=functions.{name}<|message|>{{}}");
     let two = format!("{}<|end|><|start|>assistant{}", call("f"), call("g"));
@@ -250,6 +250,18 @@ fn several_calls_are_one_turn_and_whatever_follows_them_is_not() {
     }
 }
 
+#[test]
+fn a_cut_part_is_incomplete_and_counts_its_tokens() {
+    let ids = harmony("<|channel|>analysis<|message|>one two three");
+    let events = run(&ids, &[], &FinishReason::Length);
+    assert!(events.contains(&TurnEvent::PartEnd { complete: false }));
+    let end = end_of(&events);
+    assert_eq!((end.usage.completion_tokens, end.usage.reasoning_tokens), (ids.len(), 3));
+    assert_eq!(end.reason, EndReason::Length);
+}
+
+#[test]
+fn a_stop_string_ends_the_turn_at_once() {
     let ids = harmony(
         "<|channel|>analysis<|message|>STOP?<|end|><|start|>assistant<|channel|>final<|message|>a STOP b",
     );
