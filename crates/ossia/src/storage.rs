@@ -62,7 +62,13 @@ pub(crate) fn prepare(args: &StoreArgs) -> Result<(Store, SealingKey)> {
 /// A file in the user's data directory; memory where there is none.
 fn default_target() -> StoreTarget {
     match data_dir() {
-        Some(dir) => StoreTarget::Sqlite(dir.join("store.sqlite")),
+        Some(dir) => {
+            tracing::info!(
+                "state is kept in {} (--store says otherwise, --store none keeps nothing)",
+                dir.display()
+            );
+            StoreTarget::Sqlite(dir.join("store.sqlite"))
+        }
         None => {
             tracing::warn!("there is no home directory: state is kept in memory; see --store");
             StoreTarget::Memory
