@@ -80,6 +80,12 @@ def scripted(serve):
 
 
 @pytest.fixture(scope="session")
+def slow(serve):
+    """The scripted runner with a pause before each token."""
+    return serve("slow", "scripted:", "--scripted-delay-ms", "20")
+
+
+@pytest.fixture(scope="session")
 def fuzzed(serve):
     """The scripted runner under whatever name a random request has for the model."""
     return serve("fuzzed", "scripted:", "--accept-any-model", "--max-model-len", "4096")

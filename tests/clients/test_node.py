@@ -10,7 +10,7 @@ import pytest
 NODE_TESTS = pathlib.Path(__file__).with_name("node")
 
 
-@pytest.mark.parametrize("name", ["openai", "agents"])
+@pytest.mark.parametrize("name", ["openai", "state", "agents"])
 def test_javascript(demo, scripted, name):
     node = pathlib.Path(sys.executable).with_name("node")
     env = {**os.environ, "DEMO_URL": demo.url, "SCRIPTED_URL": scripted.url}

@@ -96,3 +96,24 @@ def test_sealed_reasoning_comes_back(demo):
     items += [item.model_dump(exclude_none=True) for item in first.output]
     items.append({"role": "user", "content": "What is 34 + 58?"})
     assert demo.client.responses.create(input=items, **create).status == "completed"
+
+
+def test_a_response_in_the_background_is_cancelled(slow):
+    responses = slow.client.responses
+    response = responses.create(model="scripted", input="Take your time.", background=True)
+    assert response.status in ("queued", "in_progress")
+    assert responses.cancel(response.id).status == "cancelled"
+    assert responses.retrieve(response.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError):
+        responses.cancel(responses.create(model="scripted", input="At once.", store=True).id)
+
+
+def test_a_stream_in_the_background_is_taken_up_again(slow):
+    responses = slow.client.responses
+    stream = responses.create(model="scripted", input="Take your time.", background=True, stream=True)
+    events = [next(stream) for _ in range(4)]
+    stream.close()
+    rest = responses.retrieve(events[0].response.id, stream=True, starting_after=events[-1].sequence_number)
+    events += list(rest)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[-1].type == "response.completed"
