@@ -26,9 +26,16 @@ struct Timed {
     gaps: Gaps,
 }
 
-/// Time between passes with the number of sequences, and time within passes.
+/// What is measured, shared with the runner.
 #[derive(Clone, Default)]
-struct Gaps(Arc<Mutex<(Vec<(Duration, usize)>, Duration)>>);
+struct Gaps(Arc<Mutex<Measured>>);
+
+#[derive(Default)]
+struct Measured {
+    /// Time between two passes, with the number of sequences.
+    between: Vec<(Duration, usize)>,
+    within: Duration,
+}
 
 impl ModelRunner for Timed {
     fn spec(&self) -> RunnerSpec {
@@ -39,11 +46,11 @@ impl ModelRunner for Timed {
         let start = Instant::now();
         let decodes = batch.input_ids.len() == batch.logits_indices.len();
         if let (Some(last), true) = (self.last, decodes) {
-            self.gaps.0.lock().unwrap().0.push((start - last, batch.logits_indices.len()));
+            self.gaps.0.lock().unwrap().between.push((start - last, batch.logits_indices.len()));
         }
         let logits = self.inner.forward(batch);
         let end = Instant::now();
-        self.gaps.0.lock().unwrap().1 += end - start;
+        self.gaps.0.lock().unwrap().within += end - start;
         self.last = Some(end);
         logits
     }
@@ -178,12 +185,12 @@ async fn measure(server: &TestServer, gaps: &Gaps, case: &Case, num_seqs: usize)
     let mut least: Vec<Duration> = Vec::new();
     let (mut num_tokens, mut processor) = (0, Duration::ZERO);
     for round in 0..=ROUNDS {
-        *gaps.0.lock().unwrap() = Default::default();
+        *gaps.0.lock().unwrap() = Measured::default();
         let before = processor_time();
         let streams = futures::stream::iter(0..num_seqs).map(|_| server.stream(case.path, &request));
         let events: Vec<_> = streams.buffer_unordered(num_seqs).collect().await;
         let spent = processor_time() - before;
-        let (found, within) = std::mem::take(&mut *gaps.0.lock().unwrap());
+        let Measured { between: found, within } = std::mem::take(&mut *gaps.0.lock().unwrap());
         if round == 0 {
             continue; // compiles the grammar
         }
