@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor
 
-from . import mxfp4
-from .model import Config, GptOss, Layer
+from . import hugging_face
+from .model import Config, GptOss
 
 NOT_QUANTIZED = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
 
@@ -23,36 +22,6 @@ def load(path: Path) -> tuple[GptOss, int, int]:
     model = GptOss(Config(**{f.name: kept["config"][f.name] for f in fields(Config)}))
     model.load_state_dict(kept["model"])
     return model, kept["step"], kept["num_tokens"]
-
-
-@torch.no_grad()
-def average(model: GptOss, older: GptOss, share: float) -> None:
-    """Mixes a share of older weights in, which does some of what a falling learning rate would."""
-    for weight, other in zip(model.parameters(), older.parameters()):
-        weight.lerp_(other, share)
-
-
-def tensors(model: GptOss) -> dict[str, Tensor]:
-    """Every tensor under its checkpoint name."""
-    found = {"model.embed_tokens.weight": model.embed_tokens.weight, "model.norm.weight": model.norm.weight, "lm_head.weight": model.lm_head.weight}
-    for i, layer in enumerate(model.layers):
-        found |= {f"model.layers.{i}.{name}": value for name, value in _layer(layer).items()}
-    packed = ("_blocks", "_scales")
-    return {name: (value if name.endswith(packed) else value.detach().bfloat16()).contiguous() for name, value in found.items()}
-
-
-def _layer(layer: Layer) -> dict[str, Tensor]:
-    attention, experts = layer.self_attn, layer.mlp.experts
-    found = {f"self_attn.{name}": value for name, value in attention.named_parameters()}
-    for norm in ("input_layernorm", "post_attention_layernorm"):
-        found[f"{norm}.weight"] = getattr(layer, norm).weight
-    found |= {f"mlp.router.{name}": value for name, value in layer.mlp.router.named_parameters()}
-    gate_up = torch.stack((experts.gate, experts.up), -1).flatten(-2)  # [experts, hidden, 2 * width], gate and up in turn
-    for name, weight in (("gate_up_proj", gate_up), ("down_proj", experts.down)):
-        found[f"mlp.experts.{name}_blocks"], found[f"mlp.experts.{name}_scales"] = mxfp4.pack(weight.detach().transpose(1, 2).contiguous())
-    found["mlp.experts.gate_up_proj_bias"] = torch.stack((experts.gate_bias, experts.up_bias), -1).flatten(-2)
-    found["mlp.experts.down_proj_bias"] = experts.down_bias
-    return found
 
 
 def config_json(config: Config, tokenizer: Tokenizer) -> dict:
@@ -116,7 +85,7 @@ def write(model: GptOss, tokenizer_path: Path, out: Path) -> int:
     for name, content in side_files(model.config, Tokenizer.from_file(str(tokenizer_path))).items():
         (out / name).write_text(json.dumps(content, indent=2) + "\n")
     shutil.copy(tokenizer_path, out / "tokenizer.json")
-    save_file(tensors(model), out / "model.safetensors", metadata={"format": "pt"})
+    save_file(hugging_face.tensors(model), out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
     return (out / "model.safetensors").stat().st_size
 
@@ -127,12 +96,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("build/checkpoint.pt"))
     parser.add_argument("--tokenizer", type=Path, default=Path("build/tokenizer.json"))
     parser.add_argument("--out", type=Path, default=Path("demo"))
-    parser.add_argument("--older", type=Path, help="a second checkpoint to average with")
-    parser.add_argument("--older-share", type=float, default=0.4)
     options = parser.parse_args()
     model, step, num_tokens = load(options.checkpoint)
-    if options.older:
-        average(model, load(options.older)[0], options.older_share)
     size = write(model, options.tokenizer, options.out)
     print(f"step {step}, {num_tokens / 1e6:.2f} M tokens, weights {size / 1e6:.2f} MB")
 

@@ -6,17 +6,19 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from .model import FAST
+
 ADAM_RATES = {"embed": 0.006}
 ADAM_RATE = 0.003
 
 
 def orthogonalised(gradients: Tensor) -> Tensor:
-    """Five Newton-Schulz steps on a stack of matrices, in bf16."""
-    x = gradients.bfloat16()
+    """Five Newton-Schulz steps on a stack of matrices."""
+    x = gradients.to(FAST)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.transpose(-1, -2).contiguous()
-    x = x / (x.float().flatten(-2).norm(dim=-1)[..., None, None].bfloat16() + 1e-7)
+    x = x / (x.float().flatten(-2).norm(dim=-1)[..., None, None].to(FAST) + 1e-7)
     for _ in range(5):
         a = x @ x.transpose(-1, -2)
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * (a @ a)) @ x

@@ -35,3 +35,11 @@ def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
     code = torch.where((blocks < 0) & (code > 0), code + 8, code)
     packed = (code[..., 0::2] | (code[..., 1::2] << 4)).to(torch.uint8)
     return packed.contiguous(), (exponent[..., 0] + 127).to(torch.uint8).contiguous()
+
+
+@torch.no_grad()
+def unpack(blocks: Tensor, scales: Tensor) -> Tensor:
+    """What `pack` packed, rounded: f32 [experts, rows, cols]."""
+    code = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2).long()
+    values = MAGNITUDES[code & 7] * torch.where(code > 7, -1.0, 1.0)
+    return (values * torch.exp2(scales.float() - 127)[..., None]).flatten(-2)

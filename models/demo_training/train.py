@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from . import evaluate, initial
+from . import evaluate, hugging_face, initial
 from .batches import Packer
-from .model import Config, GptOss
+from .model import FAST, Config, GptOss
 from .muon import Optimizer
 
 BALANCE_WEIGHT = 0.01
@@ -24,6 +24,7 @@ def options() -> argparse.Namespace:
     """Flags."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder with tokenizer.json; gets checkpoint.pt and train.log")
+    parser.add_argument("--from", type=Path, dest="start_from", help="checkpoint folder (config.json, model.safetensors) to go on from, with a fresh optimiser")
     parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--decay-from", type=int, default=500, help="step from which the rate falls linearly to zero")
     parser.add_argument("--minutes", type=float, default=1e9, help="for a shared machine: stop after this time, the rate falling with it")
@@ -49,14 +50,22 @@ class Training:
         self.start = time.time()
         torch.manual_seed(flags.seed)
         self.tokenizer = Tokenizer.from_file(str(flags.out / "tokenizer.json"))
-        self.config = Config(vocab_size=self.tokenizer.get_vocab_size(), num_hidden_layers=flags.layers, intermediate_size=flags.width)
-        self.model = GptOss(self.config)
-        initial.fill(self.model)
+        self.model = self.beginning()
+        self.config = self.model.config
         self.optimizer = Optimizer(self.model, flags.rate)
         self.packer = Packer(self.tokenizer, flags.rows, flags.length, self.config.sliding_window, flags.seed)
         if self.path().exists():
             self.restore()
         self.model.compile()
+
+    def beginning(self) -> GptOss:
+        """The model before the first step."""
+        if self.flags.start_from:
+            return hugging_face.read(self.flags.start_from)
+        config = Config(vocab_size=self.tokenizer.get_vocab_size(), num_hidden_layers=self.flags.layers, intermediate_size=self.flags.width)
+        model = GptOss(config)
+        initial.fill(model)
+        return model
 
     def path(self) -> Path:
         """Where the checkpoint lies."""
@@ -92,8 +101,8 @@ class Training:
         if self.decayed() >= self.flags.round_from:
             for layer in self.model.layers:
                 layer.mlp.experts.rounded = True
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden, balance = self.model(batch.ids, batch.positions, batch.full, batch.sliding, batch.wanted, kind=torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=FAST == torch.bfloat16):
+            hidden, balance = self.model(batch.ids, batch.positions, batch.full, batch.sliding, batch.wanted, kind=FAST)
             logits = self.model.lm_head(hidden)
         loss = F.cross_entropy(logits.float(), batch.targets)
         (loss + BALANCE_WEIGHT * balance).backward()
