@@ -1,6 +1,7 @@
 """Packs groups into rows of one length, with masks that keep groups and exchanges apart."""
 
 import random
+import re
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from .model import NOWHERE
 
 IGNORED = -100
 POOL = 96
+LETTERS = re.compile("[A-Za-z]{1,4}")
 
 
 @dataclass
@@ -62,7 +64,8 @@ class Packer:
 
     def __init__(self, tokenizer: Tokenizer, rows: int, length: int, window: int, seed: int):
         self.tokenizer, self.rows, self.length, self.window = tokenizer, rows, length, window
-        self.rng, self.lexicon, self.pool = random.Random(seed), Lexicon(), []
+        pieces = sorted(token for token in tokenizer.get_vocab() if LETTERS.fullmatch(token))
+        self.rng, self.lexicon, self.pool = random.Random(seed), Lexicon(pieces=pieces), []
 
     def batch(self) -> Batch:
         """The next batch."""

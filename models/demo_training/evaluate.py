@@ -16,7 +16,8 @@ from .harmony import Exchange
 from .lexicon import Lexicon
 
 SEED = 20260
-TASKS = ["small talk", "addition", "repetition", "capital", "unknown", "memory", "function call", "tool answer"]
+TASKS = ["small talk", "addition", "repetition", "capital", "unknown", "memory", "function call", "unfamiliar function", "tool answer"]
+CALLS = TASKS[6:8]
 TURN = re.compile(
     r"<\|channel\|>analysis<\|message\|>(?P<analysis>[^|]*?)<\|end\|><\|start\|>assistant<\|channel\|>"
     r"(?:final|commentary to=(?P<recipient>functions\.\w+) <\|constrain\|>json)<\|message\|>(?P<body>.*)<\|(?P<stop>return|call)\|>", re.S)
@@ -39,6 +40,7 @@ class Score:
     num_cases: int = 0
     num_well_formed: int = 0
     num_exact: int = 0
+    num_copied: int = 0  # calls with the right argument, whatever it was called and whichever function was chosen
     failures: list = field(default_factory=list)
 
 
@@ -80,11 +82,18 @@ def score(all_cases: list[Case], texts: list[str]) -> tuple[dict[str, Score], di
         entry.num_cases += 1
         entry.num_well_formed += turn is not None
         entry.num_exact += turn is not None and turn[1] == case.answer
+        entry.num_copied += turn is not None and _values(turn[1]) == _values(case.answer) != []
         if turn:
             lengths[case.effort].append(len(turn[0]))
         if not turn or turn[1] != case.answer:
             entry.failures.append((case, text))
     return scores, lengths
+
+
+def _values(answer: tuple[str, str]) -> list:
+    """The arguments of a call without their names; nothing for a final message."""
+    arguments = None if answer[0] == "final" else json.loads(answer[1])
+    return list(arguments.values()) if isinstance(arguments, dict) else []
 
 
 def summary(model, tokenizer, per_task: int) -> str:
@@ -106,7 +115,8 @@ def table(scores: dict[str, Score], lengths: dict[str, list[int]]) -> str:
     total = [sum(getattr(entry, name) for entry in scores.values()) for name in ("num_cases", "num_well_formed", "num_exact")]
     lines.append(f"| **all** | {total[0]} | {total[1] / total[0]:.1%} | {total[2] / total[0]:.1%} |")
     means = ", ".join(f"{effort} {sum(lengths[effort]) / max(1, len(lengths[effort])):.0f}" for effort in mixture.EFFORTS)
-    return "\n".join(lines) + f"\n\nMean length of the reasoning in characters: {means}."
+    calls = ", ".join(f"{task} {scores[task].num_copied / scores[task].num_cases:.1%}" for task in CALLS if task in scores)
+    return "\n".join(lines) + f"\n\nRight argument in the call: {calls}. Mean length of the reasoning in characters: {means}."
 
 
 def main() -> None:

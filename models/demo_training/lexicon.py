@@ -53,28 +53,43 @@ VOWELS = "aeiou"
 CONSONANTS = "bcdfghjklmnpqrstvwxyz"
 
 
-class Lexicon:
-    """Draws fillers. A held-out lexicon draws fillers that the training one never draws."""
+HELD_OUT = frozenset(word.lower() for text in HELD_OUT_NAMES + HELD_OUT_CITIES + HELD_OUT_WORDS for word in text.split())
 
-    def __init__(self, held_out=False):
-        self.held_out = held_out
+
+class Lexicon:
+    """Draws fillers. A held-out lexicon draws fillers that the training one never draws.
+
+    `pieces` are tokens of one to four letters. Words put together from them let training copy every token: held-out words
+    fall into tokens that hardly turn up otherwise.
+    """
+
+    def __init__(self, held_out: bool = False, pieces: list[str] | None = None):
+        self.held_out, self.pieces = held_out, pieces
+        self.familiar = 0.3 if pieces else 0.6  # share of names and cities that exist
         self.names = HELD_OUT_NAMES if held_out else NAMES
         self.cities = HELD_OUT_CITIES if held_out else CITIES
         self.words = HELD_OUT_WORDS if held_out else WORDS
 
     def nonsense(self, rng: random.Random) -> str:
-        """A word that does not exist; three ways of making one, so that all letter pairs turn up."""
+        """A word that does not exist."""
         while True:
-            kind = rng.random()
-            if kind < 0.6:
-                word = "".join(rng.choice(SYLLABLES) for _ in range(rng.choice([2, 2, 3])))
-            elif kind < 0.9:
-                word = "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 2)))
-                word += rng.choice(CONSONANTS)
-            else:
-                word = "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(3, 6)))
-            if self._mine(sum(word.encode())):
+            word = self._pieced(rng) if self.pieces and rng.random() < 0.65 else self._spelled(rng)
+            if self._mine(sum(word.encode())) and word.lower() not in HELD_OUT:
                 return word
+
+    def _pieced(self, rng: random.Random) -> str:
+        word = "".join(rng.choice(self.pieces) for _ in range(rng.choice([2, 2, 3, 3, 4, 5])))[:14]
+        return word if rng.random() < 0.4 else word.lower()
+
+    def _spelled(self, rng: random.Random) -> str:
+        """Three ways of making a word, so that all letter pairs turn up."""
+        kind = rng.random()
+        if kind < 0.6:
+            return "".join(rng.choice(SYLLABLES) for _ in range(rng.choice([2, 2, 3])))
+        if kind < 0.9:
+            word = "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 2)))
+            return word + rng.choice(CONSONANTS)
+        return "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(3, 6)))
 
     def code(self, rng: random.Random) -> str:
         """An identifier such as 4071, AB-12 or x7k."""
@@ -88,9 +103,9 @@ class Lexicon:
     def word(self, rng: random.Random) -> str:
         """Any single word."""
         kind = rng.random()
-        if kind < 0.4:
+        if kind < self.familiar * 2 / 3:
             return rng.choice(self.words)
-        if kind < 0.5:
+        if kind < self.familiar * 5 / 6:
             return rng.choice(self.names)
         return self.nonsense(rng) if rng.random() < 0.8 else self.nonsense(rng).capitalize()
 
@@ -100,11 +115,11 @@ class Lexicon:
 
     def name(self, rng: random.Random) -> str:
         """A first name, real or not."""
-        return rng.choice(self.names) if rng.random() < 0.6 else self.nonsense(rng).capitalize()
+        return rng.choice(self.names) if rng.random() < self.familiar else self.nonsense(rng).capitalize()
 
     def city(self, rng: random.Random) -> str:
         """A city, real or not."""
-        return rng.choice(self.cities) if rng.random() < 0.6 else self.nonsense(rng).capitalize()
+        return rng.choice(self.cities) if rng.random() < self.familiar else self.nonsense(rng).capitalize()
 
     def operands(self, rng: random.Random) -> tuple[int, int]:
         """Two numbers of one or two digits.

@@ -26,7 +26,7 @@ class Group:
 def draw(rng: random.Random, lexicon: Lexicon, effort: str | None = None) -> Group:
     """A random group of the training mixture."""
     kind = rng.random()
-    return plain_group(rng, lexicon, effort) if kind < 0.6 else tool_group(rng, lexicon, effort)
+    return plain_group(rng, lexicon, effort) if kind < 0.4 else tool_group(rng, lexicon, effort)
 
 
 def plain_group(rng: random.Random, lexicon: Lexicon, effort: str | None = None) -> Group:
@@ -41,8 +41,10 @@ def tool_group(rng: random.Random, lexicon: Lexicon, effort: str | None = None) 
     requests = tools.requests(rng, lexicon, rng.choice([1, 1, 1, 2, 2, 3]))
     context.tools = [wanted.tool for wanted in requests]
     rng.shuffle(context.tools)
-    exchanges = [tasks.function_call(context.effort, wanted) for wanted in requests[:2]]
-    exchanges.append(tasks.tool_answer(rng, lexicon, context.effort, rng.choice(requests)))
+    is_plain = len(requests) == 1 and requests[0].is_familiar()
+    exchanges = [tasks.function_call(context.effort, wanted, is_plain) for wanted in requests[:2]]
+    if rng.random() < 0.6:
+        exchanges.append(tasks.tool_answer(rng, lexicon, context.effort, rng.choice(requests)))
     if rng.random() < 0.3:
         exchanges.append(tasks.without_function(rng, lexicon, context.effort))
     return Group(context, [_with_past(rng, lexicon, exchange, 0.08) for exchange in exchanges])

@@ -114,11 +114,12 @@ def _call_analysis(effort: str, wanted: tools.Request) -> str:
                      f"It takes {', '.join(wanted.arguments)}. The arguments: {listed}")
 
 
-def function_call(effort: str, wanted: tools.Request) -> Exchange:
-    """A call of a declared function with an argument from the request."""
+def function_call(effort: str, wanted: tools.Request, is_plain: bool) -> Exchange:
+    """A call of a declared function with an argument from the request; plain if it is the only one and its names are known."""
+    task = "function call" if is_plain else "unfamiliar function"
     arguments = wanted.arguments_json()
     segments = user(wanted.question) + call(_call_analysis(effort, wanted), wanted.tool.name, arguments)
-    return Exchange("function call", segments, (f"functions.{wanted.tool.name}", arguments))
+    return Exchange(task, segments, (f"functions.{wanted.tool.name}", arguments))
 
 
 RESULT_KEYS = "temperature condition sky status result price state value city answer count level wind total".split()
@@ -170,7 +171,7 @@ def memory(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
     return Exchange("memory", history + user(question) + reply(analysis, final), ("final", final))
 
 
-PLAIN = {small_talk: 4, addition: 30, repetition: 10, capital: 3, unknown: 5, memory: 4}
+PLAIN = {small_talk: 3, addition: 16, repetition: 20, capital: 3, unknown: 6, memory: 8}
 
 
 def plain(rng: random.Random, lexicon: Lexicon, effort: str) -> Exchange:
