@@ -189,14 +189,17 @@ const BITS: [u32; 32] = {
 
 /// Sets the logits whose bits are clear to minus infinity.
 fn mask_chunk(chunk: &mut [f32], words: &[u32]) {
-    let words = words.iter().copied().chain(std::iter::repeat(0));
     let (groups, rest) = chunk.as_chunks_mut::<32>();
-    let mut last = [f32::NEG_INFINITY; 32];
-    last[..rest.len()].copy_from_slice(rest);
-    for (tokens, word) in groups.iter_mut().chain([&mut last]).zip(words) {
+    let mut words = words.iter().copied().chain(std::iter::repeat(0));
+    for (tokens, word) in groups.iter_mut().zip(&mut words) {
         mask_word(tokens, word);
     }
-    rest.copy_from_slice(&last[..rest.len()]);
+    if !rest.is_empty() {
+        let mut last = [f32::NEG_INFINITY; 32];
+        last[..rest.len()].copy_from_slice(rest);
+        mask_word(&mut last, words.next().unwrap_or(0));
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
 }
 
 /// Written without a branch per token so that it vectorises.
