@@ -64,15 +64,21 @@ impl BlockManager {
     }
 
     /// Whether a waiting sequence can be given `prefix` and can compute all its tokens while
-    /// `num_reserved` blocks are left to others.
-    pub(crate) fn can_allocate(&self, seq: &Sequence, prefix: CachedPrefix, num_reserved: usize) -> bool {
+    /// `num_reserved` blocks are left to others, once others have let go of `num_freed`.
+    pub(crate) fn can_allocate(
+        &self,
+        seq: &Sequence,
+        prefix: CachedPrefix,
+        num_reserved: usize,
+        num_freed: usize,
+    ) -> bool {
         let num_needed = self.spec.blocks_for_len(seq.num_tokens());
         let num_shared = seq.hash_chain.hashes()[..prefix.num_blocks]
             .iter()
             .filter_map(|&hash| self.pool.find(&(LayerGroup::Full, hash)))
             .filter(|&id| !self.pool.is_evictable(id))
             .count();
-        num_needed.saturating_sub(num_shared) + num_reserved <= self.pool.num_available()
+        num_needed.saturating_sub(num_shared) + num_reserved <= self.pool.num_available() + num_freed
     }
 
     /// Blocks of the full layers that a sequence will still take to compute the tokens it has.

@@ -14,8 +14,10 @@ pub struct GenerationRequest {
     pub max_tokens: usize,
     /// Tokens that end the generation; the one that did is delivered.
     pub stop_token_ids: Vec<u32>,
-    /// Lower runs first; equal priorities run in order of arrival.
+    /// Lower runs first; requests of equal priority share fairly by tenant, each tenant's in order of arrival.
     pub priority: i32,
+    /// Whose request it is.
+    pub tenant: u32,
     /// Requests find each other's cached prefixes only when their salts are equal.
     pub cache_salt: Option<String>,
     /// Masks tokens, step by step.
@@ -23,7 +25,7 @@ pub struct GenerationRequest {
 }
 
 impl GenerationRequest {
-    /// A request with default sampling, no stop token, priority 0, no salt and no constraint.
+    /// A request with default sampling, no stop token, priority 0, tenant 0, no salt and no constraint.
     pub fn new(prompt: Vec<u32>, max_tokens: usize) -> Self {
         Self {
             prompt,
@@ -31,6 +33,7 @@ impl GenerationRequest {
             max_tokens,
             stop_token_ids: Vec::new(),
             priority: 0,
+            tenant: 0,
             cache_salt: None,
             constraint: None,
         }
@@ -77,6 +80,7 @@ impl fmt::Debug for GenerationRequest {
             .field("max_tokens", &self.max_tokens)
             .field("stop_token_ids", &self.stop_token_ids)
             .field("priority", &self.priority)
+            .field("tenant", &self.tenant)
             .field("constrained", &self.constraint.is_some())
             .finish_non_exhaustive()
     }

@@ -1,14 +1,16 @@
 //! Who computes what in the next forward pass.
 //!
-//! Sequences are served by rank: priority, then arrival. Every decoding sequence gets its one token, what
-//! is left of the budget goes to prefills, and then to waiting sequences, strictly in order. When blocks
-//! run out, a sequence may take those of sequences behind it, last first, and never of those before it: so
-//! the first running sequence progresses in every step, which is why everybody's turn comes.
+//! Running sequences are served by rank: priority, then arrival. Every decoding sequence gets its one token, what
+//! is left of the budget goes to prefills, and then to waiting sequences, strictly in the order of the
+//! [`WaitingQueue`]. When blocks run out, a sequence may take those of sequences behind it, and never of those before
+//! it: so the first running sequence progresses in every step, which is why everybody's turn comes.
+//!
+//! Tenants share places as well: when the next waiting sequence finds none, a tenant that has at least two sequences
+//! more than that of the waiting one gives its last up, so that nobody waits for another's long answers to end.
 
-use std::collections::BTreeMap;
-
-use crate::block_manager::BlockManager;
-use crate::sequence::{Rank, Sequence, SequenceId};
+use crate::block_manager::{BlockManager, CachedPrefix};
+use crate::sequence::{Sequence, SequenceId, TenantId};
+use crate::waiting::WaitingQueue;
 use crate::{EngineConfig, RunnerSpec};
 
 /// The waiting and the running sequences, and the blocks.
@@ -17,7 +19,7 @@ pub(crate) struct Scheduler {
     max_num_seqs: usize,
     max_num_batched_tokens: usize,
     blocks: BlockManager,
-    waiting: BTreeMap<Rank, Sequence>,
+    waiting: WaitingQueue,
     /// By rank.
     running: Vec<Sequence>,
     num_preemptions: u64,
@@ -39,7 +41,7 @@ impl Scheduler {
             max_num_seqs: config.max_num_seqs.min(config.max_num_batched_tokens),
             max_num_batched_tokens: config.max_num_batched_tokens,
             blocks: BlockManager::new(spec, config.enable_prefix_caching),
-            waiting: BTreeMap::new(),
+            waiting: WaitingQueue::default(),
             running: Vec::new(),
             num_preemptions: 0,
         }
@@ -47,7 +49,7 @@ impl Scheduler {
 
     /// Queues a sequence.
     pub(crate) fn add(&mut self, seq: Sequence) {
-        self.waiting.insert(seq.rank(), seq);
+        self.waiting.add(seq, &self.running);
     }
 
     /// Chooses the tokens of the next pass and gives their sequences the blocks they need.
@@ -74,6 +76,7 @@ impl Scheduler {
             let num_tokens = self.make_room(idx, wanted);
             if num_tokens > 0 {
                 self.blocks.allocate(&mut self.running[idx], num_tokens);
+                self.waiting.charge(&mut self.running[idx]);
             }
             if !is_decoding {
                 *prefill_budget -= num_tokens;
@@ -89,44 +92,97 @@ impl Scheduler {
         }
         loop {
             let num_tokens = self.blocks.num_tokens_that_fit(&self.running[idx], wanted);
-            if num_tokens > 0 || idx + 1 == self.running.len() {
+            if num_tokens > 0 {
                 return num_tokens;
             }
-            self.preempt_last();
+            let Some(victim) = self.least_entitled_behind(idx) else { return 0 };
+            self.preempt(victim);
         }
     }
 
-    /// Takes the blocks of the last running sequence. Its tokens stay; it computes them again later.
-    fn preempt_last(&mut self) {
-        if let Some(mut seq) = self.running.pop() {
-            self.blocks.release_all(&mut seq);
-            self.num_preemptions += 1;
-            self.waiting.insert(seq.rank(), seq);
-        }
+    /// Of the sequences behind `idx`: of the lowest priority, of the tenant that has most, the last.
+    fn least_entitled_behind(&self, idx: usize) -> Option<usize> {
+        let entitlement = |&idx: &usize| {
+            let seq = &self.running[idx];
+            (seq.rank().priority(), self.num_running_of(seq.tenant()), seq.rank())
+        };
+        (idx + 1..self.running.len()).max_by_key(entitlement)
     }
 
-    /// Starts waiting sequences, first come first served, as long as their prompts fit beside the rest
-    /// of the prompts that are running.
-    fn admit(&mut self, prefill_budget: &mut usize) -> Vec<SequenceId> {
-        let mut admitted = Vec::new();
-        while *prefill_budget > 0 && self.running.len() < self.max_num_seqs {
-            let Some(first) = self.waiting.first_entry() else { break };
-            let prefix = self.blocks.find_prefix(first.get());
-            let to_come = self.running.iter().map(|seq| self.blocks.num_blocks_to_come(seq)).sum();
-            if !self.blocks.can_allocate(first.get(), prefix, to_come) {
-                break;
+    /// Who gives way so that `next` can start: nobody if there is a place, `None` if there is none even so.
+    fn giving_way_to(&self, next: &Sequence, prefix: CachedPrefix) -> Option<Vec<SequenceId>> {
+        let mut staying: Vec<&Sequence> = self.running.iter().collect();
+        let (mut leaving, mut num_freed) = (Vec::new(), 0);
+        loop {
+            let to_come = staying.iter().map(|seq| self.blocks.num_blocks_to_come(seq)).sum();
+            let has_blocks = self.blocks.can_allocate(next, prefix, to_come, num_freed);
+            if has_blocks && staying.len() < self.max_num_seqs {
+                return Some(leaving);
             }
-            let mut seq = first.remove();
-            self.blocks.attach_prefix(&mut seq, prefix);
-            let wanted = seq.num_remaining_tokens().min(*prefill_budget);
-            let num_tokens = self.blocks.num_tokens_that_fit(&seq, wanted);
-            self.blocks.allocate(&mut seq, num_tokens);
-            *prefill_budget -= num_tokens;
-            admitted.push(seq.id());
-            let place = self.running.partition_point(|other| other.rank() < seq.rank());
-            self.running.insert(place, seq);
+            let seq = staying.remove(in_excess_over(next, &staying)?);
+            num_freed += seq.tables.full.blocks.len() + seq.tables.sliding.blocks.len();
+            leaving.push(seq.id());
+        }
+    }
+
+    fn num_running_of(&self, tenant: TenantId) -> usize {
+        self.running.iter().filter(|seq| seq.tenant() == tenant).count()
+    }
+
+    /// Takes the blocks of a running sequence. Its tokens stay; it computes them again later.
+    fn preempt(&mut self, idx: usize) {
+        let mut seq = self.running.remove(idx);
+        self.blocks.release_all(&mut seq);
+        self.num_preemptions += 1;
+        self.waiting.add(seq, &self.running);
+    }
+
+    /// Starts waiting sequences, as long as their prompts fit beside the rest of the prompts that are running.
+    fn admit(&mut self, prefill_budget: &mut usize) -> Vec<SequenceId> {
+        let (mut admitted, mut gave_way) = (Vec::new(), Vec::new());
+        while *prefill_budget > 0
+            && let Some(next) = self.waiting.next()
+        {
+            let id = next.id();
+            let leaving = self.giving_way_to(next, self.blocks.find_prefix(next));
+            let Some(leaving) = leaving.filter(|_| !gave_way.contains(&id)) else { break };
+            leaving.iter().for_each(|id| self.preempt_id(*id));
+            admitted.retain(|id| !leaving.contains(id));
+            gave_way.extend(leaving);
+            match self.start(id, *prefill_budget) {
+                Some(num_tokens) => *prefill_budget -= num_tokens,
+                None => break, // what was freed is shared with others
+            }
+            admitted.push(id);
         }
         admitted
+    }
+
+    fn preempt_id(&mut self, id: SequenceId) {
+        if let Some(idx) = self.running.iter().position(|seq| seq.id() == id) {
+            self.preempt(idx);
+        }
+    }
+
+    /// Gives a waiting sequence its prefix and its first tokens, if it fits; says how many.
+    fn start(&mut self, id: SequenceId, budget: usize) -> Option<usize> {
+        let seq = self.waiting.get(id)?;
+        let prefix = self.blocks.find_prefix(seq);
+        let to_come = self.running.iter().map(|seq| self.blocks.num_blocks_to_come(seq)).sum();
+        if !self.blocks.can_allocate(seq, prefix, to_come, 0) {
+            return None;
+        }
+        let mut seq = self.waiting.remove(id)?;
+        self.blocks.attach_prefix(&mut seq, prefix);
+        // What is found is not computed, whoever's it is.
+        seq.num_charged_tokens = seq.num_charged_tokens.max(seq.num_cached_tokens);
+        let wanted = seq.num_remaining_tokens().min(budget);
+        let num_tokens = self.blocks.num_tokens_that_fit(&seq, wanted);
+        self.blocks.allocate(&mut seq, num_tokens);
+        self.waiting.charge(&mut seq);
+        let place = self.running.partition_point(|other| other.rank() < seq.rank());
+        self.running.insert(place, seq);
+        Some(num_tokens)
     }
 
     /// Takes note that the pass was computed.
@@ -139,13 +195,18 @@ impl Scheduler {
     /// Ends a sequence, waiting or running; its blocks are free when this returns. `None` when it has
     /// ended already.
     pub(crate) fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
-        if let Some(idx) = self.running.iter().position(|seq| seq.id() == id) {
-            let mut seq = self.running.remove(idx);
-            self.blocks.release_all(&mut seq);
-            return Some(seq);
+        let removed = match self.running.iter().position(|seq| seq.id() == id) {
+            Some(idx) => {
+                let mut seq = self.running.remove(idx);
+                self.blocks.release_all(&mut seq);
+                Some(seq)
+            }
+            None => self.waiting.remove(id),
+        };
+        if self.is_idle() {
+            self.waiting.forget_counts();
         }
-        let rank = self.waiting.values().find(|seq| seq.id() == id)?.rank();
-        self.waiting.remove(&rank)
+        removed
     }
 
     /// Running sequences, by rank.
@@ -174,6 +235,21 @@ impl Scheduler {
     pub(crate) fn num_preemptions(&self) -> u64 {
         self.num_preemptions
     }
+
+    #[cfg(test)]
+    pub(crate) fn has_waiting(&self, tenant: u32) -> bool {
+        self.waiting.has(TenantId(tenant))
+    }
+}
+
+/// Of the tenant that has most in `running`, the last, if that is at least two more than `next`'s tenant has. A sequence of
+/// higher priority than `next` does not give way. Never the first of all, since its tenant has another one.
+fn in_excess_over(next: &Sequence, running: &[&Sequence]) -> Option<usize> {
+    let num_of = |tenant: TenantId| running.iter().filter(|seq| seq.tenant() == tenant).count();
+    let may = |idx: &usize| running[*idx].rank().priority() >= next.rank().priority();
+    let share = |&idx: &usize| (num_of(running[idx].tenant()), running[idx].rank());
+    let idx = (0..running.len()).filter(may).max_by_key(share)?;
+    (num_of(running[idx].tenant()) > num_of(next.tenant()) + 1).then_some(idx)
 }
 
 #[cfg(test)]
@@ -195,8 +271,12 @@ mod tests {
     }
 
     fn add(scheduler: &mut Scheduler, id: u64, priority: i32, prompt_len: u32) {
+        add_of(scheduler, 0, id, priority, prompt_len);
+    }
+
+    fn add_of(scheduler: &mut Scheduler, tenant: u32, id: u64, priority: i32, prompt_len: u32) {
         let prompt = (0..prompt_len).map(|pos| (pos + id as u32 * 7) % 100).collect();
-        let request = GenerationRequest { priority, ..GenerationRequest::new(prompt, 50) };
+        let request = GenerationRequest { tenant, priority, ..GenerationRequest::new(prompt, 50) };
         scheduler.add(Sequence::new(SequenceId(id), request, 4, 1000));
     }
 
@@ -257,8 +337,34 @@ mod tests {
             pass(&mut scheduler);
         }
         assert_eq!(scheduler.running().iter().map(|seq| seq.id().0).collect::<Vec<_>>(), [0, 2]);
-        let (_, preempted) = scheduler.waiting.first_key_value().expect("somebody was preempted");
+        let preempted = scheduler.waiting.next().expect("somebody was preempted");
         assert_eq!((preempted.id(), preempted.num_cached_tokens), (SequenceId(1), 0));
         assert!(preempted.num_generated_tokens() > 1);
+    }
+
+    #[test]
+    fn a_tenant_in_excess_gives_a_place_up_but_never_its_share() {
+        let mut scheduler = scheduler(100, 4, 100);
+        (0..6).for_each(|id| add_of(&mut scheduler, 0, id, 0, 4));
+        assert_eq!(pass(&mut scheduler).len(), 4);
+        (6..9).for_each(|id| add_of(&mut scheduler, 1, id, 0, 4));
+        // Two places each after a few passes; the first of the other tenant's go on as if nothing had happened.
+        (0..5).for_each(|_| assert_eq!(pass(&mut scheduler).len(), 4));
+        assert_eq!(pass(&mut scheduler), [(0, 1), (1, 1), (6, 1), (7, 1)]);
+        assert_eq!(scheduler.num_preemptions(), 2);
+        // A third tenant finds two with two more than it has, and takes the last's last place.
+        add_of(&mut scheduler, 2, 9, 0, 4);
+        (0..5).for_each(|_| assert_eq!(pass(&mut scheduler).len(), 4));
+        assert_eq!(pass(&mut scheduler), [(0, 1), (1, 1), (6, 1), (9, 1)]);
+        assert_eq!(scheduler.num_preemptions(), 3);
+    }
+
+    #[test]
+    fn who_is_urgent_does_not_give_way() {
+        let mut scheduler = scheduler(100, 2, 100);
+        (0..3).for_each(|id| add_of(&mut scheduler, 0, id, -1, 4));
+        pass(&mut scheduler);
+        add_of(&mut scheduler, 1, 3, 0, 4);
+        assert_eq!(pass(&mut scheduler), [(0, 1), (1, 1)]);
     }
 }

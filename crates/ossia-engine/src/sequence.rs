@@ -17,6 +17,16 @@ pub(crate) struct Rank {
     id: SequenceId,
 }
 
+impl Rank {
+    pub(crate) fn priority(self) -> i32 {
+        self.priority
+    }
+}
+
+/// Whose sequence it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct TenantId(pub(crate) u32);
+
 /// Blocks of a sequence in both groups of layers. Both tables end at the same block.
 #[derive(Debug, Default)]
 pub(crate) struct BlockTables {
@@ -34,12 +44,15 @@ pub(crate) struct BlockTables {
 #[derive(Debug)]
 pub(crate) struct Sequence {
     rank: Rank,
+    tenant: TenantId,
     token_ids: Vec<u32>,
     num_prompt_tokens: usize,
     max_tokens: usize,
     stop_token_ids: Vec<u32>,
     pub(crate) num_cached_tokens: usize,
     pub(crate) num_scheduled_tokens: usize,
+    /// Tokens that were counted for the tenant.
+    pub(crate) num_charged_tokens: usize,
     pub(crate) tables: BlockTables,
     pub(crate) hash_chain: HashChain,
     /// Lengths, in blocks, of prefixes that later requests are likely to share: their window is kept.
@@ -61,6 +74,7 @@ impl Sequence {
         hash_chain.extend(&request.prompt);
         Self {
             rank: Rank { priority: request.priority, id },
+            tenant: TenantId(request.tenant),
             num_prompt_tokens,
             max_tokens: request.max_tokens.min(max_model_len - num_prompt_tokens),
             sampler: SequenceSampler::new(request.sampling, request.constraint, &request.prompt),
@@ -68,6 +82,7 @@ impl Sequence {
             stop_token_ids: request.stop_token_ids,
             num_cached_tokens: 0,
             num_scheduled_tokens: 0,
+            num_charged_tokens: 0,
             tables: BlockTables::default(),
             hash_chain,
             checkpoints: vec![num_prompt_tokens / block_size],
@@ -80,6 +95,10 @@ impl Sequence {
 
     pub(crate) fn rank(&self) -> Rank {
         self.rank
+    }
+
+    pub(crate) fn tenant(&self) -> TenantId {
+        self.tenant
     }
 
     /// The prompt and what was generated.

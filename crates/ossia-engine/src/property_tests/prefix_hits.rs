@@ -27,6 +27,7 @@ fn run(driver: &mut Driver, prompt: &[u32], salt: Option<&str>, max_tokens: usiz
         prompt: prompt.to_vec(),
         max_tokens,
         priority: 0,
+        tenant: 0,
         cache_salt: salt.map(str::to_owned),
         constrained: false,
         // No stop token before the end.
@@ -116,6 +117,7 @@ fn simultaneous_requests_share_the_blocks_of_their_prefix() {
         prompt: [&tokens(80)[..], &[last]].concat(),
         max_tokens: 2,
         priority: 0,
+        tenant: 0,
         cache_salt: None,
         constrained: false,
         sampling: SamplingParams { min_tokens: 2, ..SamplingParams::greedy() },

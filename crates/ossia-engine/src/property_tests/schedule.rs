@@ -25,6 +25,7 @@ pub(super) struct Plan {
     pub(super) prompt: Vec<u32>,
     pub(super) max_tokens: usize,
     pub(super) priority: i32,
+    pub(super) tenant: u32,
     pub(super) cache_salt: Option<String>,
     pub(super) constrained: bool,
     pub(super) sampling: SamplingParams,
@@ -77,6 +78,7 @@ impl Plan {
             prompt,
             max_tokens: rng.random_range(1..24),
             priority: rng.random_range(-1..2),
+            tenant: rng.random_range(0..3),
             cache_salt: rng.random_bool(0.1).then(|| "salt".to_owned()),
             constrained: rng.random_bool(0.3),
             sampling: random_sampling(rng),
@@ -92,6 +94,7 @@ impl Plan {
         let mut request = GenerationRequest::new(self.prompt.clone(), self.max_tokens);
         request.sampling = self.sampling.clone();
         request.priority = self.priority;
+        request.tenant = self.tenant;
         request.cache_salt = self.cache_salt.clone();
         request.stop_token_ids = vec![0, 1];
         if self.constrained {
