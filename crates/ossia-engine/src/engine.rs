@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::handle::QueuePlace;
+use crate::progress::{Progress, StepPhase};
 use crate::runner::panic_message;
 use crate::sampler::sample_rows;
 use crate::scheduler::{Schedule, Scheduler};
@@ -21,6 +22,7 @@ use crate::{
 /// reached through an [`crate::EngineHandle`].
 pub struct Engine {
     runner: Box<dyn ModelRunner>,
+    config: EngineConfig,
     spec: RunnerSpec,
     scheduler: Scheduler,
     outputs: HashMap<SequenceId, Output>,
@@ -29,6 +31,7 @@ pub struct Engine {
     /// The `num_*_total` fields; the others are read off the scheduler.
     totals: EngineStats,
     stats: watch::Sender<EngineStats>,
+    progress: Progress,
 }
 
 /// The engine's end of one request.
@@ -50,33 +53,53 @@ impl Engine {
         runner: Box<dyn ModelRunner>,
         config: &EngineConfig,
         stats: watch::Sender<EngineStats>,
+        progress: Progress,
     ) -> Self {
         let spec = runner.spec();
         Self {
             runner,
+            config: *config,
             spec,
             scheduler: Scheduler::new(config, spec),
             outputs: HashMap::new(),
             outbox: Vec::new(),
             totals: EngineStats::default(),
             stats,
+            progress,
         }
     }
 
     /// One forward pass: schedule, run, sample, publish.
     pub(crate) fn step(&mut self) {
+        self.progress.begin(self.totals.num_steps_total + 1);
         let schedule = self.scheduler.schedule();
         self.note_schedule(&schedule);
         let batch = batch::build(self.scheduler.running().iter(), self.spec.block_size);
+        self.progress.run(batch.num_seqs(), batch.num_tokens());
         match self.run(&batch) {
             Ok(mut logits) => {
+                self.progress.phase(StepPhase::Sample);
                 self.scheduler.commit();
                 let outcomes = self.sample(&mut logits);
                 outcomes.into_iter().for_each(|outcome| self.note_outcome(outcome));
             }
             Err(message) => self.fail_scheduled(&message),
         }
+        self.progress.phase(StepPhase::Publish);
         self.publish();
+        self.progress.end();
+    }
+
+    /// Starts over after a panic outside the model: fails every request and forgets every block, since nobody knows
+    /// what the panic left half done. The model keeps its weights and its KV cache, whose content counts no more.
+    pub(crate) fn rebuild(&mut self, panic: &str) {
+        tracing::error!(panic, "the engine panicked and is rebuilt");
+        let broken = std::mem::replace(&mut self.scheduler, Scheduler::new(&self.config, self.spec));
+        // Whatever panicked may be in there, and may do so again when it is dropped.
+        std::mem::forget(broken);
+        self.totals.num_rebuilds_total += 1;
+        self.fail_all(&format!("the engine failed and was rebuilt: {panic}"));
+        self.progress.end();
     }
 
     /// Takes a request.

@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::progress::{Progress, StepInProgress};
 use crate::sequence::{Sequence, SequenceId};
 use crate::thread::{Command, Submission};
 use crate::{EngineConfig, EngineStats, Generation, GenerationRequest, RunnerSpec, SubmitError};
@@ -17,22 +18,29 @@ pub struct EngineHandle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     commands: Sender<Command>,
-    stats: watch::Receiver<EngineStats>,
+    view: EngineView,
     spec: RunnerSpec,
     config: EngineConfig,
     next_id: AtomicU64,
     queue: Arc<AtomicUsize>,
 }
 
+/// What can be seen of the engine from outside its thread.
+#[derive(Debug)]
+pub(crate) struct EngineView {
+    pub(crate) stats: watch::Receiver<EngineStats>,
+    pub(crate) progress: Progress,
+}
+
 impl EngineHandle {
     pub(crate) fn new(
         commands: Sender<Command>,
-        stats: watch::Receiver<EngineStats>,
+        view: EngineView,
         spec: RunnerSpec,
         config: EngineConfig,
     ) -> Self {
         let (next_id, queue) = (AtomicU64::new(0), Arc::new(AtomicUsize::new(0)));
-        Self(Arc::new(Shared { commands, stats, spec, config, next_id, queue }))
+        Self(Arc::new(Shared { commands, view, spec, config, next_id, queue }))
     }
 
     /// Queues a request.
@@ -54,12 +62,17 @@ impl EngineHandle {
 
     /// Figures of the last step.
     pub fn stats(&self) -> EngineStats {
-        *self.0.stats.borrow()
+        *self.0.view.stats.borrow()
+    }
+
+    /// The step that the engine is at; `None` between two steps.
+    pub fn step_in_progress(&self) -> Option<StepInProgress> {
+        self.0.view.progress.get()
     }
 
     /// Whether the engine thread still takes requests.
     pub fn is_alive(&self) -> bool {
-        self.0.stats.has_changed().is_ok()
+        self.0.view.stats.has_changed().is_ok()
     }
 
     /// Sizes of the model and of its KV cache.

@@ -19,6 +19,7 @@ mod error;
 mod generation;
 mod gpt_oss_runner;
 mod handle;
+mod progress;
 #[cfg(test)]
 mod property_tests;
 mod request;
@@ -29,6 +30,7 @@ mod scheduler;
 mod sequence;
 mod stats;
 mod thread;
+mod waiting;
 
 pub use config::EngineConfig;
 pub use constraint::{AllowedTokens, TokenConstraint};
@@ -39,6 +41,7 @@ pub use generation::{
 };
 pub use gpt_oss_runner::GptOssRunner;
 pub use handle::EngineHandle;
+pub use progress::{StepInProgress, StepPhase};
 pub use request::GenerationRequest;
 pub use runner::{ModelRunner, RunnerError, RunnerSpec};
 pub use sampling_params::SamplingParams;

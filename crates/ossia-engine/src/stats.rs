@@ -33,6 +33,8 @@ pub struct EngineStats {
     pub num_aborted_total: u64,
     /// Requests that the engine could not carry on.
     pub num_failed_total: u64,
+    /// Times that the engine started over after a panic.
+    pub num_rebuilds_total: u64,
 }
 
 impl EngineStats {

@@ -1,12 +1,15 @@
 //! The engine's thread: it owns the engine, takes commands between two steps, and sleeps when idle.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-use crate::handle::QueuePlace;
+use crate::handle::{EngineView, QueuePlace};
+use crate::progress::Progress;
+use crate::runner::panic_message;
 use crate::sequence::{Sequence, SequenceId};
 use crate::{Engine, EngineConfig, EngineError, EngineHandle, EngineStats, GenerationEvent, ModelRunner};
 
@@ -52,11 +55,14 @@ impl Engine {
         };
         let (stats_sender, stats) = watch::channel(initial);
         let (sender, commands) = mpsc::channel();
+        let progress = Progress::default();
+        let engine = Self::new(runner, &config, stats_sender, progress.clone());
         let thread = std::thread::Builder::new()
             .name("ossia-engine".to_owned())
-            .spawn(move || run(Self::new(runner, &config, stats_sender), &commands))
+            .spawn(move || run(engine, &commands))
             .map_err(EngineError::Thread)?;
-        let handle = EngineHandle::new(sender.clone(), stats, spec, config);
+        let view = EngineView { stats, progress };
+        let handle = EngineHandle::new(sender.clone(), view, spec, config);
         Ok((handle, EngineThread { commands: sender, thread: Some(thread) }))
     }
 }
@@ -80,14 +86,25 @@ impl Drop for EngineThread {
 
 fn run(mut engine: Engine, commands: &Receiver<Command>) {
     while let Some(command) = next_command(&engine, commands) {
-        match command {
-            Some(Command::Submit(submission)) => engine.submit(*submission),
-            Some(Command::Abort(id)) => engine.abort(id),
-            Some(Command::Shutdown) => break,
-            None => engine.step(),
+        if matches!(command, Some(Command::Shutdown)) {
+            break;
+        }
+        // Panics of the model and of constraints are caught where they are called; this is for all others.
+        let done = catch_unwind(AssertUnwindSafe(|| obey(&mut engine, command)));
+        if let Err(panic) = done {
+            engine.rebuild(&panic_message(&*panic));
         }
     }
     engine.fail_all("the engine is shutting down");
+}
+
+fn obey(engine: &mut Engine, command: Option<Command>) {
+    match command {
+        Some(Command::Submit(submission)) => engine.submit(*submission),
+        Some(Command::Abort(id)) => engine.abort(id),
+        Some(Command::Shutdown) => {}
+        None => engine.step(),
+    }
 }
 
 /// The next command: waits for one when idle, else `Some(None)` when there is none. `None` when nobody can

@@ -6,8 +6,8 @@ use std::sync::mpsc;
 
 use ossia_engine::{
     AllowedTokens, Engine, EngineConfig, EngineHandle, EngineStats, EngineThread, FinishReason, Generation,
-    GenerationEvent, GenerationRequest, ModelRunner, RunnerError, RunnerSpec, SamplingParams, SubmitError,
-    TokenConstraint,
+    GenerationEvent, GenerationRequest, ModelRunner, RunnerError, RunnerSpec, SamplingParams, StepPhase,
+    SubmitError, TokenConstraint,
 };
 use ossia_model::{ForwardBatch, Logits};
 
@@ -224,6 +224,62 @@ fn a_constraint_that_fails_fails_its_request_only() {
     let [nothing, panicked] = constrained.map(|generation| finish(generation).1);
     assert_eq!(nothing, FinishReason::Failed("the constraint allows none of the tokens".to_owned()));
     assert_eq!(panicked, FinishReason::Failed("the constraint panicked: no".to_owned()));
+}
+
+/// Panics when it is dropped, which the engine does outside all that it calls for others.
+struct Spiteful;
+
+impl TokenConstraint for Spiteful {
+    fn allowed(&mut self) -> AllowedTokens<'_> {
+        AllowedTokens::All
+    }
+
+    fn accept(&mut self, _token: u32) {}
+}
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        panic!("out of spite");
+    }
+}
+
+#[test]
+fn a_panic_of_the_engine_itself_fails_who_is_there_and_the_engine_is_rebuilt() {
+    let (handle, _thread, permits) = start(EngineConfig { max_num_seqs: 2, ..EngineConfig::default() });
+    let bystander = submit_and_await_token(&handle, &permits, 1, count_from(1, 9));
+    let mut request = count_from(1, 1);
+    request.constraint = Some(Box::new(Spiteful));
+    let spiteful = handle.submit(request).unwrap();
+    let waiting = handle.submit(count_from(1, 3)).unwrap();
+    drop(permits);
+    for generation in [bystander, spiteful, waiting] {
+        let (_, reason) = finish(generation);
+        let told = matches!(&reason, FinishReason::Failed(message) if message.contains("out of spite"));
+        assert!(told, "{reason:?}");
+    }
+    assert_eq!(finish(handle.submit(count_from(1, 3)).unwrap()), (vec![2, 3, 4], FinishReason::Length));
+    let stats = handle.stats();
+    assert_eq!((stats.num_rebuilds_total, stats.num_failed_total, stats.num_blocks_used), (1, 3, 0));
+    assert!(handle.is_alive() && stats.blocks_add_up());
+}
+
+#[test]
+fn a_step_says_what_it_does() {
+    let (handle, _thread, permits) = start(EngineConfig::default());
+    assert_eq!(handle.step_in_progress(), None);
+    let generation = handle.submit(count_from(1, 1)).unwrap();
+    let step = loop {
+        match handle.step_in_progress() {
+            Some(step) if step.phase == StepPhase::Run => break step,
+            _ => std::thread::yield_now(),
+        }
+    };
+    assert_eq!((step.number, step.num_seqs, step.num_tokens), (1, 1, 1));
+    drop(permits);
+    finish(generation);
+    while handle.step_in_progress().is_some() {
+        std::thread::yield_now();
+    }
 }
 
 #[test]

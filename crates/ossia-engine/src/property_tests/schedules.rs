@@ -11,6 +11,7 @@ use super::reference::{Record, Reply, alone};
 use super::schedule::{Plan, Schedule};
 use crate::engine::Engine;
 use crate::handle::QueuePlace;
+use crate::progress::Progress;
 use crate::sequence::{Sequence, SequenceId};
 use crate::thread::Submission;
 use crate::{EngineStats, GenerationEvent, SubmitError};
@@ -31,7 +32,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(schedule: Schedule, runner: FakeRunner) -> Self {
         let (sender, stats) = watch::channel(EngineStats::default());
-        let engine = Engine::new(Box::new(runner), &schedule.config, sender);
+        let engine = Engine::new(Box::new(runner), &schedule.config, sender, Progress::default());
         Self { engine, stats, schedule, replies: Vec::new(), records: Vec::new() }
     }
 
