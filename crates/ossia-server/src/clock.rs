@@ -9,6 +9,13 @@ pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }
 
+/// Now in UTC, as RFC 3339 has it: `2026-11-25T16:00:00Z`.
+pub(crate) fn timestamp() -> String {
+    let now = unix_now();
+    let second = now % SECONDS_PER_DAY;
+    format!("{}T{:02}:{:02}:{:02}Z", date_of(now), second / 3600, second / 60 % 60, second % 60)
+}
+
 /// Today in UTC as `YYYY-MM-DD`.
 pub(crate) fn today() -> String {
     date_of(unix_now())

@@ -2,12 +2,14 @@
 //! fault named in OpenAI's envelope.
 
 use std::convert::Infallible;
+use std::error::Error;
 
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path as UrlPath, Query, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Path;
@@ -29,8 +31,16 @@ impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
         check_content_length(request.headers(), limit_bytes)?;
         let bytes = to_bytes(request.into_body(), limit_bytes)
             .await
-            .map_err(|_| ApiError::BodyTooLarge { limit_bytes })?;
+            .map_err(|error| body_error(&error, limit_bytes))?;
         parse(&bytes).map(Self)
+    }
+}
+
+/// A body is too long, or it stopped coming.
+fn body_error(error: &axum::Error, limit_bytes: usize) -> ApiError {
+    match error.source() {
+        Some(source) if source.is::<LengthLimitError>() => ApiError::BodyTooLarge { limit_bytes },
+        _ => ApiError::BodyUnfinished { reason: error.to_string() },
     }
 }
 

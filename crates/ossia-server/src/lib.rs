@@ -5,12 +5,16 @@
 //! harmony parser) -> `api` (OpenAI's events); the answer to a request that does not stream is the fold of the
 //! events that a stream would have sent.
 
+mod access;
 mod api;
+mod audit;
 mod clock;
 mod error;
 mod extract;
 mod ids;
+mod lifecycle;
 mod live;
+mod metrics;
 mod prepare;
 mod router;
 mod seal;
@@ -21,10 +25,14 @@ mod strict;
 #[cfg(test)]
 mod test_support;
 mod turn;
+mod watchdog;
 pub mod wire;
 
-pub use error::ApiError;
+pub use access::{Access, JwksError, KeyError, KeySpec, TokenRules, hash_of, new_secret};
+pub use audit::Audit;
+pub use error::{ApiError, RateLimit};
+pub use lifecycle::{Lifecycle, Phase};
 pub use router::router;
 pub use seal::SealingKey;
-pub use state::{AppState, ServerConfig};
+pub use state::{AppState, ServerConfig, Services};
 pub use store::{Store, StoreError, StoreOptions, StoreTarget};

@@ -1,13 +1,15 @@
 //! Routes and layers.
 
-use std::any::Any;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
@@ -15,6 +17,7 @@ use tracing::Level;
 use crate::api::{chat, completions, conversations, health, loads, models, responses, tokens};
 use crate::error::ApiError;
 use crate::state::AppState;
+use crate::{access, api, metrics};
 
 /// The whole API. Every answer has an `x-request-id`: the client's, if it sent one.
 pub fn router(state: AppState) -> Router {
@@ -26,9 +29,13 @@ pub fn router(state: AppState) -> Router {
                 .on_response(DefaultOnResponse::new().level(Level::INFO)),
         )
         .layer(PropagateRequestIdLayer::x_request_id())
-        .layer(CatchPanicLayer::custom(panicked));
-    Router::new()
+        .layer(from_fn_with_state(state.metrics().clone(), metrics::layer::count))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(state.clone(), access::layer::identify));
+    let cors = cors(&state.config().cors_origins);
+    let routes = Router::new()
         .route("/health", get(health::health))
+        .route("/metrics", get(api::metrics::metrics))
         .route("/v1/loads", get(loads::loads))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
@@ -64,12 +71,32 @@ pub fn router(state: AppState) -> Router {
         .fallback(unknown_url)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(layers)
-        .with_state(state)
+        .with_state(state);
+    // Outside of all others: the question whether a page may ask carries no key.
+    match cors {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    }
+}
+
+/// Leave for the web pages of these origins to read answers; `None` for none, which is the browser's own rule.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let allowed = match origins.iter().any(|origin| origin == "*") {
+        true => AllowOrigin::any(),
+        false => AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())),
+    };
+    let layer =
+        CorsLayer::new().allow_origin(allowed).allow_methods(Any).allow_headers(Any).expose_headers(Any);
+    Some(layer.max_age(Duration::from_secs(3600)))
 }
 
 fn span(request: &Request) -> tracing::Span {
     let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+    let (method, path) = (request.method(), request.uri().path());
+    tracing::info_span!("request", %method, path, id, key = tracing::field::Empty)
 }
 
 async fn unknown_url(request: Request) -> ApiError {
@@ -80,7 +107,7 @@ async fn method_not_allowed(request: Request) -> ApiError {
     ApiError::MethodNotAllowed { method: request.method().to_string(), path: request.uri().path().to_owned() }
 }
 
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
     let message = panic.downcast_ref::<String>().map(String::as_str);
     let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     tracing::error!(message, "a handler panicked");

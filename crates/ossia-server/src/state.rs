@@ -1,17 +1,22 @@
 //! What every handler shares.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ossia_engine::EngineHandle;
 use ossia_harmony::Tokenizer;
 
+use crate::access::Access;
+use crate::audit::Audit;
 use crate::clock;
 use crate::error::ApiError;
 use crate::live::LiveResponses;
+use crate::metrics::Metrics;
 use crate::seal::{Sealer, SealingKey};
 use crate::store::{Store, StoreError, StoreOptions, StoreTarget};
 use crate::turn::Grammars;
+use crate::watchdog;
 
 /// How the server presents itself and what it accepts.
 #[derive(Debug, Clone)]
@@ -28,6 +33,18 @@ pub struct ServerConfig {
     pub current_date: Option<String>,
     /// Most tokens that the model may think in a turn; requests may ask for fewer.
     pub max_reasoning_tokens: Option<usize>,
+    /// Most tokens of an answer, whatever a request says.
+    pub max_output_tokens: Option<usize>,
+    /// Longest wait for the engine to take a request up.
+    pub max_queue: Option<Duration>,
+    /// Most messages of a chat request, or items of a response's input.
+    pub max_messages: usize,
+    /// Most tools of a request.
+    pub max_tools: usize,
+    /// Origins whose web pages may read answers, such as `https://chat.example`; `*` is any.
+    pub cors_origins: Vec<String>,
+    /// Let everybody read `/metrics`, also where other requests need a key.
+    pub public_metrics: bool,
     /// Longest request body, in bytes.
     pub max_body_bytes: usize,
     /// Pause in a stream after which a comment is sent.
@@ -43,13 +60,44 @@ impl Default for ServerConfig {
             created: clock::unix_now(),
             current_date: None,
             max_reasoning_tokens: None,
+            max_output_tokens: None,
+            max_queue: None,
+            max_messages: 4096,
+            max_tools: 1024,
+            cors_origins: Vec::new(),
+            public_metrics: false,
             max_body_bytes: 32 << 20,
             keep_alive: Duration::from_secs(15),
         }
     }
 }
 
-/// Engine, tokenizer, configuration and store. Clones are cheap and share everything.
+/// What a server uses beside its engine.
+#[derive(Clone)]
+pub struct Services {
+    /// What outlives a request.
+    pub store: Store,
+    /// What was sealed with it before can be opened again.
+    pub sealing_key: SealingKey,
+    /// Who may ask for what.
+    pub access: Access,
+    /// Where it is written down who asked for what.
+    pub audit: Audit,
+}
+
+impl Default for Services {
+    /// A store in memory, a fresh key, and everybody may do everything.
+    fn default() -> Self {
+        Self {
+            store: Store::new(StoreTarget::Memory, StoreOptions::default()),
+            sealing_key: SealingKey::random(),
+            access: Access::default(),
+            audit: Audit::default(),
+        }
+    }
+}
+
+/// Engine, tokenizer, configuration and services. Clones are cheap and share everything.
 #[derive(Clone)]
 pub struct AppState(Arc<Shared>);
 
@@ -57,30 +105,42 @@ struct Shared {
     engine: EngineHandle,
     tokenizer: Tokenizer,
     config: ServerConfig,
-    store: Store,
+    services: Services,
     sealer: Sealer,
     live: LiveResponses,
     grammars: Grammars,
+    metrics: Metrics,
+    admits: AtomicBool,
 }
 
 impl AppState {
     /// Puts the parts together, with a store in memory. The tokenizer has to be that of the engine's model.
     pub fn new(engine: EngineHandle, tokenizer: Tokenizer, config: ServerConfig) -> Self {
-        let store = Store::new(StoreTarget::Memory, StoreOptions::default());
-        Self::with_store(engine, tokenizer, config, store, &SealingKey::random())
+        Self::with_services(engine, tokenizer, config, Services::default())
     }
 
-    /// Puts the parts together. What was sealed with `key` before can be opened again.
-    pub fn with_store(
+    /// Puts the parts together.
+    pub fn with_services(
         engine: EngineHandle,
         tokenizer: Tokenizer,
         config: ServerConfig,
-        store: Store,
-        key: &SealingKey,
+        services: Services,
     ) -> Self {
-        let (sealer, live) = (Sealer::new(key), LiveResponses::default());
+        let (sealer, live) = (Sealer::new(&services.sealing_key), LiveResponses::default());
         let grammars = Grammars::new(tokenizer.clone());
-        Self(Arc::new(Shared { engine, tokenizer, config, store, sealer, live, grammars }))
+        let name = config.served_model_names.first().unwrap_or(&config.model_root);
+        let metrics = Metrics::new(name, engine.clone());
+        Self(Arc::new(Shared {
+            engine,
+            tokenizer,
+            config,
+            services,
+            sealer,
+            live,
+            grammars,
+            metrics,
+            admits: AtomicBool::new(true),
+        }))
     }
 
     /// Housekeeping of the store, for as long as the future is polled: says which responses this server works on,
@@ -118,6 +178,20 @@ impl AppState {
         self.grammars().prepare();
     }
 
+    /// From now on no request that generates is let in, not even on connections that stay open.
+    pub(crate) fn stop_admitting(&self) {
+        self.0.admits.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn admits(&self) -> bool {
+        self.0.admits.load(Ordering::Relaxed)
+    }
+
+    /// Reports steps of the engine that take longer than `bound`, for as long as the future is polled.
+    pub async fn watch_engine(self, bound: Duration) {
+        watchdog::watch(self.engine(), self.metrics(), bound).await;
+    }
+
     pub(crate) fn engine(&self) -> &EngineHandle {
         &self.0.engine
     }
@@ -131,7 +205,19 @@ impl AppState {
     }
 
     pub(crate) fn store(&self) -> &Store {
-        &self.0.store
+        &self.0.services.store
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.0.services.access
+    }
+
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.0.services.audit
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     pub(crate) fn sealer(&self) -> &Sealer {

@@ -5,6 +5,7 @@ pub(crate) mod completions;
 pub(crate) mod conversations;
 pub(crate) mod health;
 pub(crate) mod loads;
+pub(crate) mod metrics;
 pub(crate) mod models;
 mod objects;
 pub(crate) mod page;

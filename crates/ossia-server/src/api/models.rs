@@ -3,15 +3,16 @@
 use axum::Json;
 use axum::extract::State;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::extract::ApiPath;
 use crate::state::AppState;
 use crate::wire::model::{Model, ModelList};
 
-/// All names.
-pub(crate) async fn list(State(state): State<AppState>) -> Json<ModelList> {
-    let data = state.config().served_model_names.iter().map(|name| model(&state, name)).collect();
-    Json(ModelList { object: "list", data })
+/// All names that the caller may use.
+pub(crate) async fn list(State(state): State<AppState>, caller: Caller) -> Json<ModelList> {
+    let names = state.config().served_model_names.iter().filter(|name| caller.may_use(name));
+    Json(ModelList { object: "list", data: names.map(|name| model(&state, name)).collect() })
 }
 
 /// One name; it may hold slashes, as names of repositories do.

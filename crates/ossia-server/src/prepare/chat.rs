@@ -40,6 +40,8 @@ pub(crate) struct ChatPlan {
 /// 400 naming the field at fault, 404 for a model that is not served.
 pub(crate) fn prepare(request: ChatRequest, state: &AppState) -> Result<ChatPlan, ApiError> {
     let model = state.resolve_model(request.model.as_deref())?;
+    check::length("messages", request.messages.as_ref().map_or(0, Vec::len), state.config().max_messages)?;
+    check::length("tools", request.tools.as_ref().map_or(0, Vec::len), state.config().max_tools)?;
     refuse_unsupported(&request)?;
     check_no_ops(&request)?;
     let stream = request.stream.unwrap_or(false);

@@ -38,6 +38,16 @@ pub(crate) fn decimal(param: &str, value: Option<f64>, min: f64, max: f64) -> Re
     Ok(Some(number))
 }
 
+/// A list that must not be longer than `max`.
+pub(crate) fn length(param: &str, len: usize, max: usize) -> Result<(), ApiError> {
+    if len <= max {
+        return Ok(());
+    }
+    let message =
+        format!("Invalid '{param}': array too long. Expected at most {max} entries, but got {len}.");
+    Err(ApiError::invalid(param, "array_above_max_length", message))
+}
+
 /// A word out of a list.
 pub(crate) fn word(param: &str, value: Option<&str>, allowed: &[&str]) -> Result<(), ApiError> {
     match value {

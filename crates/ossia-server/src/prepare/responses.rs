@@ -9,6 +9,7 @@ use super::{TurnPlan, check, echo};
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::{History, Origin};
+use crate::wire::poly::TextOrList;
 use crate::wire::responses::{InputItem, Response, ResponseRequest};
 
 /// Least value of `max_output_tokens`, as in OpenAI's document.
@@ -48,6 +49,10 @@ pub(crate) struct ResponsePlan {
 /// 400 naming the field at fault, 404 for a model that is not served.
 pub(crate) fn check(request: &ResponseRequest, state: &AppState) -> Result<String, ApiError> {
     let model = state.resolve_model(request.model.as_deref())?;
+    if let Some(TextOrList::List(items)) = &request.input {
+        check::length("input", items.len(), state.config().max_messages)?;
+    }
+    check::length("tools", request.tools.as_ref().map_or(0, Vec::len), state.config().max_tools)?;
     refuse_unsupported(request)?;
     check::service_tier(request.service_tier.as_deref())?;
     check::metadata(request.metadata.as_ref())?;

@@ -21,12 +21,14 @@ impl Choices {
     /// Starts the first of `n` answers with `start`, which starts the others later.
     ///
     /// # Errors
-    /// Those of `start` for the first answer.
-    pub(crate) fn start(
+    /// Those of `start` for the first answer, and 503 if it waits too long for the engine.
+    pub(crate) async fn start(
         start: impl Fn(usize) -> Result<Turn, ApiError> + Send + 'static,
         n: usize,
     ) -> Result<Self, ApiError> {
-        let running = SelectAll::from_iter([events(0, start(0)?)]);
+        let mut first = start(0)?;
+        first.admitted().await?;
+        let running = SelectAll::from_iter([events(0, first)]);
         Ok(Self { start: Box::new(start), n, others_started: n == 1, running })
     }
 

@@ -4,6 +4,7 @@ mod builder;
 mod choices;
 mod constraint;
 mod grammars;
+mod meter;
 mod raw;
 mod reader;
 mod run;
@@ -16,7 +17,7 @@ pub(crate) use builder::TurnBuilder;
 pub(crate) use choices::Choices;
 pub(crate) use grammars::Grammars;
 pub(crate) use raw::RawStarter;
-pub(crate) use run::{Turn, TurnStarter, render};
+pub(crate) use run::{Turn, TurnStarter, prompt_of, render};
 
 use crate::wire::logprobs::TokenLogprob;
 

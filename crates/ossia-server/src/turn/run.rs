@@ -1,6 +1,7 @@
 //! Starting a turn and following it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use ossia_engine::{EngineHandle, Generation, GenerationRequest, SubmitError};
 use ossia_harmony::{
@@ -8,14 +9,17 @@ use ossia_harmony::{
 };
 
 use super::constraint::TurnConstraint;
+use super::meter::TurnMeter;
 use super::truncate::truncated;
 use super::{TurnBuilder, TurnEvent};
+use crate::access::Admission;
 use crate::error::ApiError;
 use crate::prepare::TurnPlan;
 use crate::state::AppState;
 
 /// A rendered request, from which its `n` turns are started.
 pub(crate) struct TurnStarter {
+    admission: Admission,
     engine: EngineHandle,
     tokenizer: Tokenizer,
     plan: TurnPlan,
@@ -28,6 +32,9 @@ pub(crate) struct TurnStarter {
 /// A turn under way. Dropping it aborts the generation.
 pub(crate) struct Turn {
     generation: Option<Generation>,
+    meter: TurnMeter,
+    /// Longest wait for the engine to take the turn up.
+    max_queue: Option<Duration>,
     builder: TurnBuilder,
     ready: VecDeque<TurnEvent>,
 }
@@ -38,17 +45,14 @@ impl TurnStarter {
     /// # Errors
     /// 400 if the prompt leaves no room for an answer, a function's name cannot stand in a header, or a schema cannot
     /// be compiled.
-    pub(crate) async fn new(state: &AppState, plan: TurnPlan) -> Result<Self, ApiError> {
+    pub(crate) async fn new(
+        state: &AppState,
+        admission: Admission,
+        plan: TurnPlan,
+    ) -> Result<Self, ApiError> {
         let (engine, tokenizer) = (state.engine().clone(), state.tokenizer().clone());
-        let max = engine.config().max_model_len;
-        let render = |conversation: &Conversation| render(conversation, plan.skip_analysis, &tokenizer);
-        let mut prompt = render(&plan.conversation);
-        if plan.truncate {
-            prompt = truncated(prompt, &plan, max, render);
-        }
-        if prompt.len() >= max {
-            return Err(ApiError::ContextLength { param: plan.prompt_param, len: prompt.len(), max });
-        }
+        let prompt = prompt_of(state, &plan)?;
+        admission.note_prompt(&prompt);
         let envelope =
             EnvelopeGrammar::new(&tokenizer, &envelope(&plan, state.vocab_size())).map_err(|error| {
                 ApiError::invalid("tools", "invalid_value", format!("Invalid 'tools': {error}."))
@@ -65,7 +69,7 @@ impl TurnStarter {
             Some(max) => grammar.with_max_reasoning_tokens(max),
             None => grammar,
         };
-        Ok(Self { engine, tokenizer, plan, prompt, grammar, relaxed })
+        Ok(Self { admission, engine, tokenizer, plan, prompt, grammar, relaxed })
     }
 
     /// Whether calls to this recipient are not held to their schema, since it could not be compiled.
@@ -73,27 +77,23 @@ impl TurnStarter {
         self.relaxed.contains(&GrammarScope::Call(recipient))
     }
 
-    /// Tokens of the prompt.
-    pub(crate) fn prompt_len(&self) -> usize {
-        self.prompt.len()
-    }
-
     /// Starts the turn of answer `index`. Each answer of a seeded request has a seed of its own.
     ///
     /// # Errors
     /// 400 for what the engine refuses, 503 when it is full or gone.
     pub(crate) fn start(&self, index: usize) -> Result<Turn, ApiError> {
-        let plan = &self.plan;
+        let (plan, caller) = (&self.plan, self.admission.caller());
         let room = self.engine.config().max_model_len - self.prompt.len();
         let mut sampling = plan.sampling.clone();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
         let request = GenerationRequest {
             prompt: self.prompt.clone(),
             sampling,
-            max_tokens: plan.max_tokens.unwrap_or(room).min(room),
+            max_tokens: plan.max_tokens.unwrap_or(room).min(room).min(self.admission.max_output_tokens()),
             stop_token_ids: [&self.tokenizer.stop_token_ids()[..], &plan.stop_token_ids].concat(),
-            priority: plan.priority,
-            cache_salt: plan.cache_salt.clone(),
+            priority: caller.priority(plan.priority),
+            tenant: caller.tenant_number(),
+            cache_salt: caller.cache_salt(plan.cache_salt.as_deref()),
             constraint: Some(Box::new(TurnConstraint::new(self.grammar.clone()))),
         };
         let generation =
@@ -101,14 +101,28 @@ impl TurnStarter {
         let builder =
             TurnBuilder::new(self.tokenizer.clone(), plan.stop.clone(), plan.stop_token_ids.clone())
                 .with_tools(plan.callable.clone());
-        Ok(Turn::new(generation, builder))
+        Ok(Turn::new(generation, builder, self.admission.clone()))
     }
 }
 
 impl Turn {
     /// A turn that follows `generation`.
-    pub(super) fn new(generation: Generation, builder: TurnBuilder) -> Self {
-        Self { generation: Some(generation), builder, ready: VecDeque::new() }
+    pub(super) fn new(generation: Generation, builder: TurnBuilder, admission: Admission) -> Self {
+        let (max_queue, meter) = (admission.max_queue(), TurnMeter::new(admission));
+        Self { generation: Some(generation), meter, max_queue, builder, ready: VecDeque::new() }
+    }
+
+    /// Waits until the engine takes the turn up, if there is a limit to that wait. An answer that has not begun can
+    /// still be a refusal.
+    ///
+    /// # Errors
+    /// 503 if it takes too long.
+    pub(crate) async fn admitted(&mut self) -> Result<(), ApiError> {
+        let Some(limit) = self.max_queue else { return Ok(()) };
+        match tokio::time::timeout(limit, self.read()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ApiError::QueueTimeout { limit_ms: limit.as_millis() }),
+        }
     }
 
     /// The next event; `None` after `Finished`. Safe to cancel.
@@ -117,18 +131,43 @@ impl Turn {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let event = self.generation.as_mut()?.next().await?;
-            let mut events = Vec::new();
-            self.builder.push(event, &mut events);
-            self.ready.extend(events);
-            if self.builder.has_ended() {
-                self.generation = None; // a stop string ends the turn before the engine does
-            }
+            self.read().await?;
         }
+    }
+
+    /// Takes the engine's next event; `None` after the last.
+    async fn read(&mut self) -> Option<()> {
+        let event = self.generation.as_mut()?.next().await?;
+        self.meter.note(&event);
+        let mut events = Vec::new();
+        self.builder.push(event, &mut events);
+        self.ready.extend(events);
+        if self.builder.has_ended() {
+            self.meter.end("stop");
+            self.generation = None; // a stop string ends the turn before the engine does
+        }
+        Some(())
     }
 }
 
-/// The prompt of a turn.
+/// The prompt of a turn, cut if the plan says so.
+///
+/// # Errors
+/// 400 if it leaves no room for an answer.
+pub(crate) fn prompt_of(state: &AppState, plan: &TurnPlan) -> Result<Vec<u32>, ApiError> {
+    let max = state.engine().config().max_model_len;
+    let render = |conversation: &Conversation| render(conversation, plan.skip_analysis, state.tokenizer());
+    let mut prompt = render(&plan.conversation);
+    if plan.truncate {
+        prompt = truncated(prompt, plan, max, render);
+    }
+    if prompt.len() >= max {
+        return Err(ApiError::ContextLength { param: plan.prompt_param, len: prompt.len(), max });
+    }
+    Ok(prompt)
+}
+
+/// The prompt of a conversation.
 pub(crate) fn render(conversation: &Conversation, skip_analysis: bool, tokenizer: &Tokenizer) -> Vec<u32> {
     let mut prompt = conversation.render_prompt(tokenizer);
     if skip_analysis {
@@ -167,8 +206,7 @@ pub(super) fn submit_error(prompt_param: &'static str, error: SubmitError) -> Ap
             ApiError::invalid(param, "invalid_value", format!("Invalid '{param}': {error}."))
         }
         SubmitError::EmptyPrompt => ApiError::invalid(prompt_param, "invalid_value", error.to_string()),
-        SubmitError::QueueFull { .. } | SubmitError::Closed => {
-            ApiError::Unavailable { reason: error.to_string() }
-        }
+        SubmitError::QueueFull { max } => ApiError::QueueFull { max },
+        SubmitError::Closed => ApiError::Unavailable { reason: error.to_string() },
     }
 }

@@ -23,6 +23,7 @@ pub struct Loads {
     pub num_finished_total: u64,
     pub num_aborted_total: u64,
     pub num_failed_total: u64,
+    pub num_rebuilds_total: u64,
 }
 
 impl From<EngineStats> for Loads {
@@ -42,6 +43,7 @@ impl From<EngineStats> for Loads {
             num_finished_total: stats.num_finished_total,
             num_aborted_total: stats.num_aborted_total,
             num_failed_total: stats.num_failed_total,
+            num_rebuilds_total: stats.num_rebuilds_total,
         }
     }
 }

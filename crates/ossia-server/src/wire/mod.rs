@@ -6,6 +6,7 @@
 //! the document (version 2.3.0), which is their documentation.
 #![allow(missing_docs)]
 
+pub mod audit;
 pub mod chat;
 pub mod completion;
 pub mod content;

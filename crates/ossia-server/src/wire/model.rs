@@ -22,7 +22,13 @@ pub struct ModelList {
     pub data: Vec<Model>,
 }
 
-/// `/health`.
+/// `/version`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Version {
+    pub version: &'static str,
+}
+
+/// `/health` and `/ready`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Health {
     pub status: &'static str,

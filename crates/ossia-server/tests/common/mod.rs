@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, ModelRunner};
 use ossia_harmony::Tokenizer;
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
-use ossia_server::{AppState, ServerConfig, router};
+use ossia_server::{Access, AppState, ServerConfig, Services, router};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -70,8 +70,26 @@ impl TestServer {
         tokenizer: Tokenizer,
         config: ServerConfig,
     ) -> Self {
-        let (engine, thread) = Engine::start(runner, EngineConfig::default()).unwrap();
-        let state = AppState::new(engine.clone(), tokenizer, config);
+        Self::of_services(runner, EngineConfig::default(), (tokenizer, config, Services::default()))
+    }
+
+    /// A server whose callers need a key, on the small vocabulary and with room for much.
+    pub(crate) fn with_access(rules: &str, access: &Access, engine: EngineConfig) -> Self {
+        let tokenizer = tokenizer::small();
+        let options = ScriptedOptions { num_blocks: 4096, ..ScriptedOptions::default() };
+        let runner =
+            ScriptedRunner::new(tokenizer.clone(), Rules::from_json(rules).unwrap(), options).unwrap();
+        let services = Services { access: access.clone(), ..Services::default() };
+        Self::of_services(Box::new(runner), engine, (tokenizer, ServerConfig::default(), services))
+    }
+
+    fn of_services(
+        runner: Box<dyn ModelRunner>,
+        engine: EngineConfig,
+        (tokenizer, config, services): (Tokenizer, ServerConfig, Services),
+    ) -> Self {
+        let (engine, thread) = Engine::start(runner, engine).unwrap();
+        let state = AppState::with_services(engine.clone(), tokenizer, config, services);
         Self { app: router(state.clone()), engine, state, _thread: thread }
     }
 
@@ -86,6 +104,16 @@ impl TestServer {
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(json_request(path, body)).await
+    }
+
+    /// A `POST` with a key.
+    pub(crate) async fn post_as(&self, key: &str, path: &str, body: &Value) -> Answer {
+        self.send(with_key(json_request(path, body), key)).await
+    }
+
+    /// A `GET` with a key.
+    pub(crate) async fn get_as(&self, key: &str, path: &str) -> Answer {
+        self.send(with_key(Request::builder().uri(path).body(Body::empty()).unwrap(), key)).await
     }
 
     /// The body of an answer that has to be a success.
@@ -142,6 +170,12 @@ pub(crate) fn json_request(path: &str, body: &Value) -> Request<Body> {
         .header("content-type", "application/json")
         .body(Body::from(body.to_string()))
         .unwrap()
+}
+
+/// The request of somebody who has this key.
+pub(crate) fn with_key(mut request: Request<Body>, key: &str) -> Request<Body> {
+    request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    request
 }
 
 fn parse_event(text: &str) -> SseEvent {

@@ -3,7 +3,7 @@
 
 use ossia_engine::{Engine, EngineConfig};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
-use ossia_server::{AppState, SealingKey, ServerConfig, Store, StoreOptions, StoreTarget, router};
+use ossia_server::{AppState, SealingKey, ServerConfig, Services, Store, StoreOptions, StoreTarget, router};
 use tempfile::TempDir;
 
 use super::postgres::Postgres;
@@ -54,7 +54,8 @@ impl TestStore {
         let runner = ScriptedRunner::new(tokenizer.clone(), rules, options).unwrap();
         let (engine, thread) = Engine::start(Box::new(runner), EngineConfig::default()).unwrap();
         let config = ServerConfig::default();
-        let state = AppState::with_store(engine.clone(), tokenizer, config, store, &self.key);
+        let services = Services { store, sealing_key: self.key.clone(), ..Services::default() };
+        let state = AppState::with_services(engine.clone(), tokenizer, config, services);
         TestServer { app: router(state.clone()), engine, state, _thread: thread }
     }
 }

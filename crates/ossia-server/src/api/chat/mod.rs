@@ -13,26 +13,27 @@ pub(crate) use chunks::{ChunkBuilder, wire_usage};
 pub(crate) use fold::CompletionFold;
 use stored::Keeper;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::extract::ApiJson;
 use crate::prepare::chat::{ChatPlan, prepare};
 use crate::sse;
 use crate::state::AppState;
-use crate::store::Tenant;
 use crate::turn::{Choices, TurnStarter};
 use crate::wire::chat::{ChatCompletion, ChatRequest};
 
 /// Answers a chat request, whole or as a stream of chunks.
 pub(crate) async fn create(
     State(state): State<AppState>,
-    tenant: Tenant,
+    caller: Caller,
     ApiJson(request): ApiJson<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let keeper = Keeper::new(&request, &tenant, &state);
+    let keeper = Keeper::new(&request, &caller.tenant(), &state);
     let plan = prepare(request, &state)?;
+    let admission = caller.admit(&state, &plan.model)?;
     let builder = ChunkBuilder::new(&plan);
-    let starter = TurnStarter::new(&state, plan.turn.clone()).await?;
-    let choices = Choices::start(move |index| starter.start(index), plan.n)?;
+    let starter = TurnStarter::new(&state, admission, plan.turn.clone()).await?;
+    let choices = Choices::start(move |index| starter.start(index), plan.n).await?;
     if plan.stream {
         return Ok(sse::response(state.config(), stream(choices, builder, plan, keeper)));
     }

@@ -13,6 +13,7 @@ use futures::stream::{BoxStream, SelectAll, StreamExt, iter, unfold};
 
 use pieces::{CompletionFold, PieceBuilder};
 
+use crate::access::{Admission, Caller};
 use crate::error::ApiError;
 use crate::extract::ApiJson;
 use crate::prepare::completions::{CompletionPlan, prepare};
@@ -30,11 +31,12 @@ type Answers = SelectAll<BoxStream<'static, AnswerEvent>>;
 /// Continues text, whole or as a stream of pieces.
 pub(crate) async fn create(
     State(state): State<AppState>,
+    caller: Caller,
     ApiJson(request): ApiJson<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let plan = prepare(request, &state)?;
     let builder = PieceBuilder::new(&plan, state.tokenizer());
-    let answers = start(&state, &plan)?;
+    let answers = start(&state, &caller.admit(&state, &plan.model)?, &plan).await?;
     if plan.stream {
         return Ok(sse::response(state.config(), stream(answers, builder)));
     }
@@ -42,16 +44,16 @@ pub(crate) async fn create(
 }
 
 /// Starts every prompt: answer `j` to prompt `i` has the index `i * n + j`.
-fn start(state: &AppState, plan: &CompletionPlan) -> Result<Answers, ApiError> {
+async fn start(state: &AppState, admission: &Admission, plan: &CompletionPlan) -> Result<Answers, ApiError> {
     let mut answers = SelectAll::new();
     for (i, prompt) in plan.prompts.iter().enumerate() {
         let first = i * plan.n;
-        let starter = RawStarter::new(state, plan.raw.clone(), prompt.clone())?;
+        let starter = RawStarter::new(state, admission.clone(), plan.raw.clone(), prompt.clone())?;
         if plan.raw.max_tokens == 0 {
             answers.push(iter(unanswered(first, plan.n, prompt.len())).boxed());
             continue;
         }
-        let choices = Choices::start(move |index| starter.start(index), plan.n)?;
+        let choices = Choices::start(move |index| starter.start(index), plan.n).await?;
         let events = unfold(choices, move |mut choices| async move {
             let event = choices.next().await?.map(|(index, event)| (first + index, event));
             Some((event, choices))

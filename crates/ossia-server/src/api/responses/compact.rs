@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::events::wire_usage;
 use super::prepare;
+use crate::access::{Admission, Caller};
 use crate::api::page::listed;
 use crate::clock;
 use crate::error::ApiError;
@@ -16,7 +17,6 @@ use crate::ids::new_id;
 use crate::prepare::TurnPlan;
 use crate::seal::COMPACTION;
 use crate::state::AppState;
-use crate::store::Tenant;
 use crate::turn::{EndReason, PartKind, TurnEvent, TurnStarter, Usage};
 use crate::wire::responses::{Compaction, InputItem, ResponseRequest};
 
@@ -27,9 +27,10 @@ const SUMMARISE: &str = "Summarise this conversation so that it can be continued
 /// was before.
 pub(crate) async fn compact(
     State(state): State<AppState>,
-    tenant: Tenant,
+    caller: Caller,
     ApiJson(mut request): ApiJson<ResponseRequest>,
 ) -> Result<Json<Compaction>, ApiError> {
+    let tenant = caller.tenant();
     // What does not fit any more is what compacting is for.
     request.truncation = Some("auto".to_owned());
     if request.previous_response_id.is_some() {
@@ -37,7 +38,7 @@ pub(crate) async fn compact(
     }
     let mut plan = prepare(request, &tenant, &state).await?;
     plan.turn.conversation.messages.push(Message::user(SUMMARISE));
-    let (summary, usage) = summarise(plan.turn, &state).await?;
+    let (summary, usage) = summarise(plan.turn, caller.admit(&state, &plan.response.model)?, &state).await?;
     let mut output = Vec::new();
     for item in plan.history.items.into_iter().chain(plan.input) {
         output.extend(user_message(item)?);
@@ -57,8 +58,12 @@ pub(crate) async fn compact(
 }
 
 /// The answer of the model, without its chain of thought.
-async fn summarise(turn: TurnPlan, state: &AppState) -> Result<(String, Usage), ApiError> {
-    let mut turn = TurnStarter::new(state, turn).await?.start(0)?;
+async fn summarise(
+    turn: TurnPlan,
+    admission: Admission,
+    state: &AppState,
+) -> Result<(String, Usage), ApiError> {
+    let mut turn = TurnStarter::new(state, admission, turn).await?.start(0)?;
     let (mut summary, mut in_answer) = (String::new(), false);
     while let Some(event) = turn.next().await {
         match event {

@@ -22,6 +22,7 @@ pub(crate) use events::EventBuilder;
 pub(crate) use resolve::open;
 use run::Run;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::extract::ApiJson;
 use crate::prepare::responses::{ResponsePlan, check, plan};
@@ -33,12 +34,13 @@ use crate::wire::responses::{Response, ResponseRequest};
 /// Answers a response request: whole, as a stream of events, or with the promise of a response in the background.
 pub(crate) async fn create(
     State(state): State<AppState>,
-    tenant: Tenant,
+    caller: Caller,
     ApiJson(request): ApiJson<ResponseRequest>,
 ) -> Result<HttpResponse, ApiError> {
+    let tenant = caller.tenant();
     let plan = prepare(request, &tenant, &state).await?;
     let (stream, background) = (plan.stream, plan.response.background);
-    let run = Run::start(plan, &tenant, &state).await?;
+    let run = Run::start(plan, &caller, &state).await?;
     match (stream, background) {
         (stream, true) => background::start(run, stream, &tenant, &state).await,
         (true, false) => Ok(sse::response(state.config(), sse_events(run))),

@@ -1,5 +1,6 @@
 //! A response under way: its events, and what of it is kept when it ends.
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::prepare::echo;
 use crate::prepare::responses::ResponsePlan;
@@ -38,21 +39,24 @@ impl Run {
     /// Starts the turn of a plan.
     ///
     /// # Errors
-    /// 400 for a prompt that is too long or a schema that cannot be compiled, 503 when the engine is full or gone.
+    /// 400 for a prompt that is too long or a schema that cannot be compiled, 403 or 429 for who may not ask, 429 or 503 when the
+    /// engine is full or gone.
     pub(crate) async fn start(
         plan: ResponsePlan,
-        tenant: &Tenant,
+        caller: &Caller,
         state: &AppState,
     ) -> Result<Self, ApiError> {
         let ResponsePlan { turn, stream: _, pads, seal, mut response, input, history } = plan;
-        let starter = TurnStarter::new(state, turn).await?;
+        let (admission, tenant) = (caller.admit(state, &response.model)?, caller.tenant());
+        let starter = TurnStarter::new(state, admission, turn).await?;
         echo::relax(&mut response, |recipient| starter.is_relaxed(recipient));
-        let turn = starter.start(0)?;
+        let mut turn = starter.start(0)?;
+        turn.admitted().await?;
         let seal = seal.then(|| Seal { sealer: state.sealer().clone(), tenant: tenant.clone() });
         let in_conversation = matches!(history.origin, Origin::Conversation { .. });
         let keeper = (response.store || in_conversation).then(|| Keeper {
             store: state.store().clone(),
-            tenant: tenant.clone(),
+            tenant,
             log: EventLog::default(),
             begun: false,
             by_id: response.store,
@@ -75,12 +79,12 @@ impl Run {
     /// As [`Run::start`].
     pub(crate) async fn prepare(
         mut plan: ResponsePlan,
-        tenant: &Tenant,
+        caller: &Caller,
         state: &AppState,
     ) -> Result<Self, ApiError> {
         plan.turn.max_tokens = Some(1);
         plan.turn.call_required = false;
-        Ok(Self { silent: true, ..Self::start(plan, tenant, state).await? })
+        Ok(Self { silent: true, ..Self::start(plan, caller, state).await? })
     }
 
     /// Whether the pieces of text that go out are to be padded.

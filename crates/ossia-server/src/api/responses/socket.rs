@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use super::run::Run;
 use super::{check, plan, resolve};
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::extract::parse;
 use crate::sse;
 use crate::state::AppState;
-use crate::store::{History, Origin, Tenant};
+use crate::store::{History, Origin};
 use crate::wire::responses::{
     ClientEvent, ErrorEvent, InputItem, LaneEvent, ResponseRequest, ResponseStatus, SequencedEvent,
 };
@@ -28,7 +29,7 @@ const MAX_WAITING: usize = 64;
 /// A connection.
 struct Session {
     state: AppState,
-    tenant: Tenant,
+    caller: Caller,
     socket: WebSocket,
     /// Messages that came while a response was under way.
     waiting: VecDeque<String>,
@@ -42,7 +43,7 @@ struct Gone;
 /// `GET /v1/responses`, which only makes sense as the start of a WebSocket.
 pub(crate) async fn connect(
     State(state): State<AppState>,
-    tenant: Tenant,
+    caller: Caller,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<HttpResponse, ApiError> {
     let upgrade = upgrade.map_err(|_| ApiError::MethodNotAllowed {
@@ -51,7 +52,7 @@ pub(crate) async fn connect(
     })?;
     let max = state.config().max_body_bytes;
     Ok(upgrade.max_message_size(max).max_frame_size(max).on_upgrade(|socket| async move {
-        let session = Session { state, tenant, socket, waiting: VecDeque::new(), kept: VecDeque::new() };
+        let session = Session { state, caller, socket, waiting: VecDeque::new(), kept: VecDeque::new() };
         session.run().await;
     }))
 }
@@ -89,7 +90,7 @@ impl Session {
         let previous = request.previous_response_id.clone();
         let kept = self.kept_history(&request);
         let silent = client.generate == Some(false);
-        let run = match start(request, silent, kept, &self.tenant, &self.state).await {
+        let run = match start(request, silent, kept, &self.caller, &self.state).await {
             Ok(run) => run,
             Err(error) => {
                 self.forget(previous.as_deref());
@@ -200,17 +201,17 @@ async fn start(
     mut request: ResponseRequest,
     silent: bool,
     kept: Option<History>,
-    tenant: &Tenant,
+    caller: &Caller,
     state: &AppState,
 ) -> Result<Run, ApiError> {
-    let model = check(&request, state)?;
+    let (model, tenant) = (check(&request, state)?, caller.tenant());
     let history = match kept {
         Some(history) => history,
-        None => resolve::history(&request, tenant, state).await?,
+        None => resolve::history(&request, &tenant, state).await?,
     };
-    let input = resolve::input(request.input.take(), tenant, state).await?;
+    let input = resolve::input(request.input.take(), &tenant, state).await?;
     let plan = plan(request, model, input, history, state)?;
-    if silent { Run::prepare(plan, tenant, state).await } else { Run::start(plan, tenant, state).await }
+    if silent { Run::prepare(plan, caller, state).await } else { Run::start(plan, caller, state).await }
 }
 
 /// The request in a message.

@@ -8,7 +8,7 @@ use crate::error::ApiError;
 use crate::extract::ApiJson;
 use crate::state::AppState;
 use crate::store::Tenant;
-use crate::turn::TurnStarter;
+use crate::turn::prompt_of;
 use crate::wire::poly::TextOrList;
 use crate::wire::responses::{InputTokens, ResponseRequest};
 
@@ -20,6 +20,6 @@ pub(crate) async fn count(
 ) -> Result<Json<InputTokens>, ApiError> {
     request.input.get_or_insert_with(|| TextOrList::List(Vec::new()));
     let plan = prepare(request, &tenant, &state).await?;
-    let input_tokens = TurnStarter::new(&state, plan.turn).await?.prompt_len();
+    let input_tokens = prompt_of(&state, &plan.turn)?.len();
     Ok(Json(InputTokens { object: "response.input_tokens", input_tokens }))
 }
