@@ -87,6 +87,22 @@ pub(crate) fn pull(repo_id: &str, revision: &str, env: &HubEnv) -> Result<PathBu
         .with_context(|| format!("{repo_id}@{revision}: the files fetched do not make a checkpoint"))
 }
 
+/// The snapshot directory of a checkpoint, if all of it is in the cache.
+pub(crate) fn cached(repo_id: &str, revision: &str, env: &HubEnv) -> Option<PathBuf> {
+    let repo = Repo::with_revision(repo_id.to_owned(), RepoType::Model, revision.to_owned());
+    complete_snapshot(&env.cache.repo(repo))
+}
+
+/// Compares every file of a snapshot with the hash that the hub gave for it; says how many there are.
+pub(crate) fn verify_snapshot(dir: &Path) -> Result<usize> {
+    let mut num_files = 0;
+    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        verify(&entry?.path())?;
+        num_files += 1;
+    }
+    Ok(num_files)
+}
+
 fn api(env: &HubEnv) -> Result<Api> {
     let mut builder = ApiBuilder::from_cache(env.cache.clone())
         .with_token(env.token.clone())

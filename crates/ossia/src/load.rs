@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, GptOssRunner, ModelRunner, RunnerSpec};
 use ossia_harmony::Tokenizer;
-use ossia_kernels::ComputeType;
+use ossia_kernels::{ComputeType, Isa};
 use ossia_model::{DenseWeights, GptOss, GptOssConfig, ModelOptions};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
 use crate::cli::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
 use crate::hub::{self, HubEnv};
-use crate::memory::{self, ByteSize};
+use crate::plan::MemoryPlan;
 use crate::progress::Progress;
 use crate::source::ModelSource;
 use crate::{demo, vocabulary};
@@ -25,6 +25,21 @@ pub(crate) struct Parts {
     pub(crate) thread: EngineThread,
 }
 
+/// What a server asks for beside the settings that all commands have.
+pub(crate) struct Extra {
+    /// Time per token of the scripted runner.
+    pub(crate) scripted_delay: Duration,
+    /// Requests that may wait.
+    pub(crate) max_num_waiting: usize,
+}
+
+impl Default for Extra {
+    fn default() -> Self {
+        let max_num_waiting = EngineConfig::default().max_num_waiting;
+        Self { scripted_delay: Duration::ZERO, max_num_waiting }
+    }
+}
+
 /// Sizes the one compute pool.
 pub(crate) fn set_threads(threads: Option<usize>) {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -32,16 +47,17 @@ pub(crate) fn set_threads(threads: Option<usize>) {
 }
 
 /// Loads what `args` name and starts an engine on it.
-pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, delay: Duration) -> Result<Parts> {
+pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, extra: &Extra) -> Result<Parts> {
     set_threads(args.threads);
     let (tokenizer, runner): (Tokenizer, Box<dyn ModelRunner>) = match &args.model {
-        ModelSource::Scripted(rules) => scripted(rules.as_deref(), engine, delay)?,
+        ModelSource::Scripted(rules) => scripted(rules.as_deref(), engine, extra.scripted_delay)?,
         _ => {
             let checkpoint = Checkpoint::find(args)?;
             (checkpoint.tokenizer()?, Box::new(runner(checkpoint.model(args)?, engine)?))
         }
     };
-    let config = engine_config(&runner.spec(), engine)?;
+    let config =
+        EngineConfig { max_num_waiting: extra.max_num_waiting, ..engine_config(&runner.spec(), engine)? };
     let (handle, thread) = Engine::start(runner, config)?;
     Ok(Parts { tokenizer, engine: handle, thread })
 }
@@ -130,30 +146,14 @@ fn options(dtype: Dtype, weights: CpuWeights) -> ModelOptions {
     ModelOptions { compute, dense_weights, ..ModelOptions::default() }
 }
 
-/// Gives the model its KV cache, sized once from what is left beside the weights.
+/// Gives the model its KV cache.
 fn runner(model: GptOss, args: &EngineArgs) -> Result<GptOssRunner> {
-    let bytes_per_block = model.kv_bytes_per_block(args.block_size) as u64;
-    let weights = model.weight_bytes() as u64;
-    let bytes = match args.kv_cache_memory {
-        Some(ByteSize(bytes)) => bytes,
-        None => {
-            let longest = args.max_model_len.unwrap_or(model.config().max_position_embeddings);
-            // Each token may take a place in both layer groups.
-            let blocks = args.max_num_seqs * 2 * longest.div_ceil(args.block_size);
-            memory::default_kv_bytes(memory::available(), weights, blocks as u64 * bytes_per_block)
-        }
-    };
-    let num_blocks = (bytes / bytes_per_block) as usize;
-    ensure!(
-        num_blocks > 0,
-        "a KV cache of {} does not hold one block of {} (--kv-cache-memory)",
-        ByteSize(bytes),
-        ByteSize(bytes_per_block)
-    );
+    let plan = MemoryPlan::new(&model, args)?;
+    let (weights, kv_cache, num_blocks) = (plan.weights, plan.kv_cache, plan.num_blocks());
     tracing::info!(
-        "weights {}, KV cache {}: {num_blocks} blocks of {} tokens",
-        ByteSize(weights),
-        ByteSize(num_blocks as u64 * bytes_per_block),
+        "computing with {} threads and {}, weights {weights}, KV cache {kv_cache}: {num_blocks} blocks of {} tokens",
+        ossia_kernels::num_threads(),
+        Isa::detect().name(),
         args.block_size
     );
     Ok(GptOssRunner::new(model, num_blocks, args.block_size)?)
@@ -188,15 +188,21 @@ fn scripted(
 ) -> Result<(Tokenizer, Box<dyn ModelRunner>)> {
     tracing::warn!("scripted runner: answers come from rules, not from a model; it is for testing clients");
     let tokenizer = vocabulary::o200k_harmony()?;
-    let rules = match rules {
-        Some(path) => {
-            let text =
-                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Rules::from_json(&text).with_context(|| format!("rules in {}", path.display()))?
-        }
-        None => Rules::default(),
-    };
+    let rules = rules.map(read_rules).transpose()?.unwrap_or_default();
     let options = ScriptedOptions { block_size: args.block_size, delay, ..ScriptedOptions::default() };
     let runner = ScriptedRunner::new(tokenizer.clone(), rules, options)?;
     Ok((tokenizer, Box::new(runner)))
+}
+
+fn read_rules(path: &Path) -> Result<Rules> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Rules::from_json(&text).with_context(|| format!("rules in {}", path.display()))
+}
+
+/// Whether the rules of a scripted runner, if it has any, can be read.
+pub(crate) fn scripted_rules(model: &ModelSource) -> Result<()> {
+    match model {
+        ModelSource::Scripted(Some(path)) => read_rules(path).map(|_| ()),
+        _ => Ok(()),
+    }
 }

@@ -2,33 +2,30 @@
 
 mod cli;
 mod commands;
+mod config;
 mod demo;
 mod direct;
 mod hub;
+mod jwks;
+mod key_file;
+mod lifecycle;
+mod listen;
 mod load;
+mod logging;
 mod memory;
+mod plan;
 mod progress;
 mod source;
 mod storage;
 mod vocabulary;
+mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    init_logging();
-    let outcome = match cli.command {
-        Command::Serve(args) => commands::serve::run(&args),
-        Command::Generate(args) => commands::generate::run(&args),
-        Command::Pull(args) => commands::pull::run(&args),
-        Command::Bench(args) => commands::bench::run(&args),
-        Command::Logits(args) => commands::logits::run(&args),
-    };
-    match outcome {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
@@ -37,11 +34,26 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs go to stderr, so that stdout stays what a command answers.
-fn init_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("OSSIA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+fn run() -> anyhow::Result<()> {
+    let args: Vec<_> = std::env::args_os().collect();
+    let parsed = config::parse(&args)?;
+    match &parsed.cli.command {
+        Command::Serve(args) => logging::init(&args.log)?,
+        _ => logging::init_from_env(),
+    }
+    if !matches!(parsed.cli.command, Command::Key(_)) {
+        config::warn_of_unknown_variables(&parsed.settings);
+    }
+    match parsed.cli.command {
+        Command::Serve(args) => commands::serve::run(&args),
+        Command::Config(_) => commands::config::run(&parsed.settings),
+        Command::Doctor(args) => commands::doctor::run(&args, &parsed.settings),
+        Command::Key(args) => commands::key::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Pull(args) => commands::pull::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+        Command::Logits(args) => commands::logits::run(&args),
+    }
 }
 
 /// Prints an error with its causes, one line each.

@@ -1,18 +1,17 @@
 //! `ossia generate`: one question, answered on the terminal; reasoning goes to stderr, the answer to stdout.
 
 use std::io::{Write, stderr, stdout};
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use ossia_engine::{FinishReason, Generation, GenerationEvent, GenerationRequest, SamplingParams};
 use ossia_harmony::{Channel, Conversation, Message, ParserEvent, ReasoningEffort, StreamableParser};
 
 use crate::cli::{Effort, GenerateArgs};
-use crate::load::{self, Parts};
+use crate::load::{self, Extra, Parts};
 
 /// Streams the answer of a model to one prompt.
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
-    let parts = load::parts(&args.model, &args.engine, Duration::ZERO)?;
+    let parts = load::parts(&args.model, &args.engine, &Extra::default())?;
     let generation = parts.engine.submit(request(args, &parts))?;
     print(generation, StreamableParser::new(parts.tokenizer.clone()), args.hide_reasoning)
 }

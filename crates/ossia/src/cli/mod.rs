@@ -1,0 +1,135 @@
+//! The flags, as text on the command line; everything behind them works on parsed values.
+
+mod key;
+mod model;
+mod serve;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use key::{KeyAction, KeyArgs, NewKeyArgs};
+pub(crate) use model::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
+pub(crate) use serve::{AccessArgs, HttpArgs, LogArgs, LogFormat, ServeArgs, StoreArgs};
+
+/// OpenAI's open-weight gpt-oss models behind OpenAI's own HTTP API.
+#[derive(Debug, Parser)]
+#[command(name = "ossia", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model over HTTP
+    Serve(Box<ServeArgs>),
+    /// Print the settings that `serve` would have with these flags, and where each comes from
+    Config(Box<ServeArgs>),
+    /// Check whether `serve` would start with these flags, and what would fit
+    Doctor(Box<ServeArgs>),
+    /// Make, list and revoke API keys
+    Key(KeyArgs),
+    /// Answer one prompt on the terminal
+    Generate(GenerateArgs),
+    /// Download a checkpoint from the hub, resumed and verified
+    Pull(PullArgs),
+    /// Measure prefill and decode speed
+    Bench(BenchArgs),
+    /// Write the logits of every position of a prompt, for parity checks
+    Logits(LogitsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// What to ask
+    #[arg(long, short)]
+    pub(crate) prompt: String,
+    /// How long the model reasons: low, medium or high
+    #[arg(long, value_enum, default_value_t = Effort::Medium)]
+    pub(crate) effort: Effort,
+    /// Most tokens to generate
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) max_tokens: usize,
+    /// 0 takes the likeliest token each time
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) temperature: f32,
+    /// Seed of the sampler [default: random]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Leave the chain of thought out
+    #[arg(long)]
+    pub(crate) hide_reasoning: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Effort {
+    Low,
+    Medium,
+    High,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Repository on the hub: owner/name
+    pub(crate) repo: String,
+    /// Branch, tag or commit
+    #[arg(long, default_value = "main")]
+    pub(crate) revision: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Prompt lengths to prefill
+    #[arg(long, value_delimiter = ',', default_values_t = [512])]
+    pub(crate) pp: Vec<usize>,
+    /// Tokens to decode after an empty prompt
+    #[arg(long, value_delimiter = ',', default_values_t = [32])]
+    pub(crate) tg: Vec<usize>,
+    /// Sequences decoded together
+    #[arg(long, value_delimiter = ',', default_values_t = [1])]
+    pub(crate) batch: Vec<usize>,
+    /// Tokens already in the cache before each measurement
+    #[arg(long, value_delimiter = ',', default_values_t = [0])]
+    pub(crate) depth: Vec<usize>,
+    /// Most tokens of one prefill pass
+    #[arg(long, default_value_t = 512)]
+    pub(crate) chunk: usize,
+    /// Repetitions; the median is reported
+    #[arg(long, short, default_value_t = 5)]
+    pub(crate) repetitions: usize,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogitsArgs {
+    /// Checkpoint directory
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// JSON file with a list of token ids
+    #[arg(long)]
+    pub(crate) ids: PathBuf,
+    /// safetensors file to write: `logits`, f32 [num_tokens, vocab_size]
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// How matrix products take their activations
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub(crate) dtype: Dtype,
+    /// How the matrices of attention and the lm_head are kept
+    #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
+    pub(crate) cpu_weights: CpuWeights,
+    /// Tokens per forward pass [default: all at once]
+    #[arg(long)]
+    pub(crate) chunk: Option<usize>,
+    /// Threads of the compute pool [default: the number of cores]
+    #[arg(long, short = 't')]
+    pub(crate) threads: Option<usize>,
+}

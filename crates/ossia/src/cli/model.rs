@@ -1,0 +1,88 @@
+//! Flags of every command that loads a model.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::memory::ByteSize;
+use crate::source::ModelSource;
+
+/// Which weights to load and how to compute with them.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// Hub repository (owner/name), checkpoint directory, `demo`, or `scripted:FILE` (rules instead of a model, for testing clients)
+    #[arg(default_value = "demo", value_name = "MODEL")]
+    pub(crate) model: ModelSource,
+    /// Revision of the hub repository: branch, tag or commit
+    #[arg(long, default_value = "main")]
+    pub(crate) revision: String,
+    /// How matrix products take their activations; sums are always f32
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    pub(crate) dtype: Dtype,
+    /// How the matrices of attention and the lm_head are kept; experts stay as stored
+    #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
+    pub(crate) cpu_weights: CpuWeights,
+    /// Where the weights come from
+    #[arg(long, value_enum, default_value_t = LoadFormatArg::Safetensors, requires_if("dummy", "hf_config"))]
+    pub(crate) load_format: LoadFormatArg,
+    /// With `--load-format dummy`: the config.json whose shape is filled with random weights
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hf_config: Option<PathBuf>,
+    /// With `--load-format dummy`: seed of the random weights
+    #[arg(long, default_value_t = 0)]
+    pub(crate) dummy_seed: u64,
+    /// Threads of the one compute pool [default: the number of cores]
+    #[arg(long, short = 't')]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// Exact f32 activations and KV cache
+    F32,
+    /// bf16 activations into each product, bf16 KV cache
+    Bf16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CpuWeights {
+    /// As stored, in the mapped file
+    Bf16,
+    /// The lm_head rounded to 8 bits at load: half its bytes, so decoding is faster
+    Int8LmHead,
+    /// Attention and the lm_head rounded to 8 bits: faster still, and less exact
+    Int8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoadFormatArg {
+    /// The checkpoint's safetensors files
+    Safetensors,
+    /// Seeded random weights made in memory
+    Dummy,
+}
+
+/// How requests share the machine.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct EngineArgs {
+    /// Longest prompt and answer together, in tokens [default: what the model and the KV cache allow]
+    #[arg(long)]
+    pub(crate) max_model_len: Option<usize>,
+    /// Sequences that run at the same time
+    #[arg(long, default_value_t = 64)]
+    pub(crate) max_num_seqs: usize,
+    /// Tokens of one forward pass, decode and chunked prefill together
+    #[arg(long, default_value_t = 512)]
+    pub(crate) max_num_batched_tokens: usize,
+    /// Memory of the KV cache, such as `2GiB` [default: from what is free after the weights]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) kv_cache_memory: Option<ByteSize>,
+    /// Tokens per KV cache block
+    #[arg(long, default_value_t = 16)]
+    pub(crate) block_size: usize,
+    /// Do not reuse the KV cache of shared prefixes
+    #[arg(long)]
+    pub(crate) no_prefix_caching: bool,
+}

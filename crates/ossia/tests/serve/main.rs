@@ -1,0 +1,9 @@
+//! `ossia serve` as an operator runs it: its end, its patience, its sockets, its keys, and what it writes down.
+#![allow(clippy::unwrap_used)]
+
+mod clients;
+mod drain;
+mod harness;
+mod keys;
+mod logs;
+mod sockets;
