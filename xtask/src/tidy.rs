@@ -63,6 +63,12 @@ const RULES: &[Rule] = &[
         why: "a sequence is pure: no candle, no clock, not async",
     },
     Rule {
+        under: "crates/ossia-engine/src/waiting",
+        except: &[],
+        words: &["candle", "Instant", "SystemTime", "async ", "tokio"],
+        why: "the waiting queue is pure: no candle, no clock, not async",
+    },
+    Rule {
         under: "crates/ossia-model/src",
         except: &[],
         words: &["SequenceStatus", "GenerationRequest", "request_id", "Scheduler"],
@@ -88,8 +94,17 @@ const RULES: &[Rule] = &[
     },
     Rule {
         under: "crates",
-        except: &["crates/ossia/src/hub.rs", "crates/ossia/src/commands/serve.rs"],
-        words: &["TcpStream", "TcpListener", "UdpSocket", "hf_hub", "reqwest", "ureq"],
+        except: &["crates/ossia/src/hub.rs", "crates/ossia/src/jwks.rs", "crates/ossia/src/listen"],
+        words: &[
+            "TcpStream",
+            "TcpListener",
+            "UdpSocket",
+            "UnixStream",
+            "UnixListener",
+            "hf_hub",
+            "reqwest",
+            "ureq",
+        ],
         why: "no socket is opened that the user did not configure",
     },
 ];
