@@ -16,7 +16,9 @@ pub(crate) fn build<'a>(seqs: impl Iterator<Item = &'a Sequence>, block_size: us
 fn push(batch: &mut ForwardBatch, seq: &Sequence, block_size: usize) {
     let start = seq.num_cached_tokens;
     let end = start + seq.num_scheduled_tokens;
-    batch.input_ids.extend_from_slice(&seq.token_ids()[start..end]);
+    let num_known = seq.num_scheduled_tokens - seq.num_scheduled_drafts;
+    batch.input_ids.extend_from_slice(&seq.token_ids()[start..start + num_known]);
+    batch.input_ids.extend_from_slice(&seq.draft()[..seq.num_scheduled_drafts]);
     batch.positions.extend((start..end).map(|pos| pos as u32));
     batch.context_lens.push(end as u32);
     batch.cu_seqlens_q.push(batch.input_ids.len() as u32);
@@ -25,7 +27,8 @@ fn push(batch: &mut ForwardBatch, seq: &Sequence, block_size: usize) {
         group.block_tables.push(table.clone());
     }
     if seq.samples_after_this_pass() {
-        batch.logits_indices.push(batch.input_ids.len() as u32 - 1);
+        let end = batch.input_ids.len() as u32;
+        batch.logits_indices.extend(end - 1 - seq.num_scheduled_drafts as u32..end);
     }
 }
 

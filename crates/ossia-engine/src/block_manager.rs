@@ -128,14 +128,14 @@ impl BlockManager {
             seq.tables.full.blocks.push(full);
             seq.tables.sliding.blocks.push(sliding);
         }
-        seq.num_scheduled_tokens = num_tokens;
+        (seq.num_scheduled_tokens, seq.num_scheduled_drafts) = (num_tokens, 0);
     }
 
-    /// Takes note that the scheduled tokens are computed: full blocks can be found from now on, sliding
-    /// blocks that the window has passed are returned.
-    pub(crate) fn commit(&mut self, seq: &mut Sequence) {
+    /// Takes note that the next `num_tokens` tokens are computed and right: full blocks can be found from now
+    /// on, sliding blocks that the window has passed are returned.
+    pub(crate) fn commit(&mut self, seq: &mut Sequence, num_tokens: usize) {
         let first_new = seq.num_cached_tokens / self.spec.block_size;
-        seq.num_cached_tokens += std::mem::take(&mut seq.num_scheduled_tokens);
+        seq.num_cached_tokens += num_tokens;
         let end = seq.num_cached_tokens / self.spec.block_size;
         if self.enable_prefix_caching {
             self.register(seq, first_new..end);
@@ -180,7 +180,7 @@ impl BlockManager {
                 }
             }
         }
-        (seq.num_cached_tokens, seq.num_scheduled_tokens) = (0, 0);
+        (seq.num_cached_tokens, seq.num_scheduled_tokens, seq.num_scheduled_drafts) = (0, 0, 0);
     }
 
     /// Blocks that a sliding-window query right after `num_blocks` whole blocks can see, itself apart.

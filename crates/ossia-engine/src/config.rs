@@ -1,6 +1,18 @@
 //! The limits of one engine.
 
+use std::time::Duration;
+
 use crate::{EngineError, RunnerSpec};
+
+/// When drafts are verified. A request's tokens are the same bit for bit whatever this says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speculation {
+    /// When it is expected to be faster than decoding token by token, by what passes took and drafts were
+    /// right lately.
+    WhenItPays,
+    /// Whenever there is a draft.
+    Always,
+}
 
 /// Limits of one engine, fixed at its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +27,13 @@ pub struct EngineConfig {
     pub max_num_waiting: usize,
     /// Whether blocks of computed tokens are found again by later requests.
     pub enable_prefix_caching: bool,
+    /// How long a pass that computes a prompt may hold up the sequences that are decoding; chunks are cut to
+    /// it by what passes took so far, down to 16 tokens. Without decoding sequences they are not cut.
+    pub max_prefill: Duration,
+    /// Most tokens that are drafted from the sequence's own tokens and verified in one pass; 0 for none.
+    pub num_speculative_tokens: usize,
+    /// When that is done.
+    pub speculation: Speculation,
 }
 
 impl Default for EngineConfig {
@@ -25,6 +44,9 @@ impl Default for EngineConfig {
             max_model_len: 131_072,
             max_num_waiting: 1024,
             enable_prefix_caching: true,
+            max_prefill: Duration::from_secs(1),
+            num_speculative_tokens: 8,
+            speculation: Speculation::WhenItPays,
         }
     }
 }

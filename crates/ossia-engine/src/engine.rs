@@ -2,20 +2,23 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use ossia_model::{ForwardBatch, Logits};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::handle::QueuePlace;
+use crate::pace::{Candidate, Pace};
 use crate::progress::{Progress, StepPhase};
 use crate::runner::panic_message;
-use crate::sampler::sample_rows;
-use crate::scheduler::{Schedule, Scheduler};
+use crate::sampler::{Sampled, sample_rows};
+use crate::scheduler::{PassLimits, Schedule, Scheduler};
 use crate::sequence::{Sequence, SequenceId};
 use crate::thread::Submission;
 use crate::{
-    EngineConfig, EngineStats, FinishReason, GeneratedToken, GenerationEvent, ModelRunner, RunnerSpec, batch,
+    EngineConfig, EngineStats, FinishReason, GeneratedToken, GenerationEvent, ModelRunner, RunnerSpec,
+    Speculation, batch,
 };
 
 /// Continuous batching over one model. Started with [`Engine::start`], it lives in its own thread and is
@@ -25,6 +28,7 @@ pub struct Engine {
     config: EngineConfig,
     spec: RunnerSpec,
     scheduler: Scheduler,
+    pace: Pace,
     outputs: HashMap<SequenceId, Output>,
     /// Events of this step. They go out after the figures, so that nobody sees figures older than an event.
     outbox: Vec<(UnboundedSender<GenerationEvent>, GenerationEvent)>,
@@ -44,7 +48,7 @@ struct Output {
 /// What a pass brought for one sequence.
 struct Outcome {
     id: SequenceId,
-    token: Option<GeneratedToken>,
+    tokens: Vec<GeneratedToken>,
     finish_reason: Option<FinishReason>,
 }
 
@@ -61,6 +65,7 @@ impl Engine {
             config: *config,
             spec,
             scheduler: Scheduler::new(config, spec),
+            pace: Pace::default(),
             outputs: HashMap::new(),
             outbox: Vec::new(),
             totals: EngineStats::default(),
@@ -71,8 +76,9 @@ impl Engine {
 
     /// One forward pass: schedule, run, sample, publish.
     pub(crate) fn step(&mut self) {
+        let started = Instant::now();
         self.progress.begin(self.totals.num_steps_total + 1);
-        let schedule = self.scheduler.schedule();
+        let schedule = self.scheduler.schedule(self.pass_limits());
         self.note_schedule(&schedule);
         let batch = batch::build(self.scheduler.running().iter(), self.spec.block_size);
         self.progress.run(batch.num_seqs(), batch.num_tokens());
@@ -81,6 +87,7 @@ impl Engine {
                 self.progress.phase(StepPhase::Sample);
                 self.scheduler.commit();
                 let outcomes = self.sample(&mut logits);
+                self.pace.note(schedule.num_tokens, started.elapsed());
                 outcomes.into_iter().for_each(|outcome| self.note_outcome(outcome));
             }
             Err(message) => self.fail_scheduled(&message),
@@ -130,6 +137,30 @@ impl Engine {
         self.scheduler.is_idle()
     }
 
+    /// What the next pass may hold, so that it ends in time and drafts are worth their cost.
+    fn pass_limits(&self) -> PassLimits {
+        let EngineConfig { max_num_batched_tokens: max, num_speculative_tokens, .. } = self.config;
+        let num_decoding = self.scheduler.num_decoding();
+        let num_prefill_tokens = match num_decoding {
+            0 => max,
+            _ => self.pace.prefill_tokens_within(self.config.max_prefill, num_decoding, max),
+        };
+        let draft_len = match self.config.speculation {
+            Speculation::Always => num_speculative_tokens,
+            Speculation::WhenItPays => {
+                let running = self.scheduler.running().iter();
+                let candidates: Vec<_> = running
+                    .map(|seq| Candidate {
+                        draft_len: seq.draft().len(),
+                        expected_right: |len| seq.expected_right(len),
+                    })
+                    .collect();
+                self.pace.draft_len_that_pays(&candidates, num_speculative_tokens)
+            }
+        };
+        PassLimits { num_prefill_tokens, draft_len }
+    }
+
     /// Runs the model, and beside it whatever constraints can compute before they know the logits. A panic in the model
     /// is an error like any other.
     fn run(&mut self, batch: &ForwardBatch) -> Result<Logits, String> {
@@ -155,15 +186,15 @@ impl Engine {
         let whole = |seq: &&mut Sequence| seq.num_remaining_tokens() == 0;
         let mut seqs: Vec<_> = self.scheduler.running_mut().iter_mut().filter(whole).collect();
         let sampled = sample_rows(seqs.iter_mut().map(|seq| &mut **seq).collect(), logits);
-        let outcome = |(seq, sampled): (&mut Sequence, _)| match sampled {
-            Ok(token) => Outcome { id: seq.id(), token: Some(token), finish_reason: seq.finish_reason() },
-            Err(error) => Outcome {
-                id: seq.id(),
-                token: None,
-                finish_reason: Some(FinishReason::Failed(format!("{error}"))),
-            },
+        let outcome = |(seq, sampled): (&mut Sequence, Sampled)| {
+            let failed = sampled.error.map(|error| FinishReason::Failed(error.to_string()));
+            Outcome { id: seq.id(), tokens: sampled.tokens, finish_reason: failed.or(seq.finish_reason()) }
         };
-        seqs.into_iter().zip(sampled).map(outcome).collect()
+        let outcomes = seqs.into_iter().zip(sampled).map(outcome).collect();
+        let (num_drafts, num_accepted) = self.scheduler.commit_drafts();
+        self.totals.num_draft_tokens_total += num_drafts as u64;
+        self.totals.num_accepted_tokens_total += num_accepted as u64;
+        outcomes
     }
 
     fn note_schedule(&mut self, schedule: &Schedule) {
@@ -184,9 +215,10 @@ impl Engine {
     }
 
     fn note_outcome(&mut self, outcome: Outcome) {
-        if let (Some(token), Some(output)) = (outcome.token, self.outputs.get(&outcome.id)) {
-            self.totals.num_generation_tokens_total += 1;
-            self.outbox.push((output.events.clone(), GenerationEvent::Token(token)));
+        if let Some(output) = self.outputs.get(&outcome.id) {
+            self.totals.num_generation_tokens_total += outcome.tokens.len() as u64;
+            let events = outcome.tokens.into_iter().map(GenerationEvent::Token);
+            self.outbox.extend(events.map(|event| (output.events.clone(), event)));
         }
         if let Some(reason) = outcome.finish_reason {
             self.finish(outcome.id, reason);

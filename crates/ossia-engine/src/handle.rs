@@ -54,7 +54,8 @@ impl EngineHandle {
         let id = SequenceId(next_id.fetch_add(1, Ordering::Relaxed));
         let (sender, events) = mpsc::unbounded_channel();
         // The prompt is hashed here, in the caller's thread, so that a long one holds up nobody.
-        let sequence = Sequence::new(id, request, spec.block_size, config.max_model_len);
+        let sequence = Sequence::new(id, request, spec.block_size, config.max_model_len)
+            .with_drafts(config.num_speculative_tokens);
         let submission = Submission { sequence, events: sender, place };
         commands.send(Command::Submit(Box::new(submission))).map_err(|_| SubmitError::Closed)?;
         Ok(Generation::new(id, events, commands.clone()))

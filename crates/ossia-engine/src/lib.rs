@@ -19,7 +19,9 @@ mod error;
 mod generation;
 mod gpt_oss_runner;
 mod handle;
+mod pace;
 mod progress;
+mod prompt_lookup;
 #[cfg(test)]
 mod property_tests;
 mod request;
@@ -32,7 +34,7 @@ mod stats;
 mod thread;
 mod waiting;
 
-pub use config::EngineConfig;
+pub use config::{EngineConfig, Speculation};
 pub use constraint::{AllowedTokens, TokenConstraint};
 pub use engine::Engine;
 pub use error::{EngineError, SubmitError};

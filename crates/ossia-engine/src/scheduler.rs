@@ -2,7 +2,7 @@
 //!
 //! Running sequences are served by rank: priority, then arrival. Every decoding sequence gets its one token, what
 //! is left of the budget goes to prefills, and then to waiting sequences, strictly in the order of the
-//! [`WaitingQueue`]. When blocks run out, a sequence may take those of sequences behind it, and never of those before
+//! [`WaitingQueue`]. When nobody has a prompt to compute, what is left goes to drafts. When blocks run out, a sequence may take those of sequences behind it, and never of those before
 //! it: so the first running sequence progresses in every step, which is why everybody's turn comes.
 //!
 //! Tenants share places as well: when the next waiting sequence finds none, a tenant that has at least two sequences
@@ -23,6 +23,21 @@ pub(crate) struct Scheduler {
     /// By rank.
     running: Vec<Sequence>,
     num_preemptions: u64,
+}
+
+/// What the engine allows in a pass, by the clock that the scheduler does not have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PassLimits {
+    /// Most prompt tokens; at least 1.
+    pub(crate) num_prefill_tokens: usize,
+    /// Most draft tokens of a sequence.
+    pub(crate) draft_len: usize,
+}
+
+impl PassLimits {
+    /// Everything that fits the batch.
+    #[cfg(test)]
+    pub(crate) const NONE: Self = Self { num_prefill_tokens: usize::MAX, draft_len: usize::MAX };
 }
 
 /// What a call of [`Scheduler::schedule`] changed, apart from the sequences' `num_scheduled_tokens`.
@@ -53,14 +68,17 @@ impl Scheduler {
     }
 
     /// Chooses the tokens of the next pass and gives their sequences the blocks they need.
-    pub(crate) fn schedule(&mut self) -> Schedule {
+    pub(crate) fn schedule(&mut self, limits: PassLimits) -> Schedule {
         let mut schedule = Schedule::default();
-        let num_decoding = self.running.iter().filter(|seq| seq.is_decoding()).count();
-        let mut prefill_budget = self.max_num_batched_tokens - num_decoding;
+        let left = self.max_num_batched_tokens - self.num_decoding();
+        let mut prefill_budget = left.min(limits.num_prefill_tokens);
         let num_preemptions = self.num_preemptions;
         self.schedule_running(&mut prefill_budget);
         if self.num_preemptions == num_preemptions {
             schedule.admitted = self.admit(&mut prefill_budget);
+        }
+        if self.running.iter().all(Sequence::is_decoding) {
+            self.schedule_drafts(limits.draft_len);
         }
         schedule.num_tokens = self.running.iter().map(|seq| seq.num_scheduled_tokens).sum();
         schedule
@@ -82,6 +100,18 @@ impl Scheduler {
                 *prefill_budget -= num_tokens;
             }
             idx += 1;
+        }
+    }
+
+    /// Adds drafts to the decoding sequences, as far as tokens and blocks are left: nobody is preempted for one.
+    fn schedule_drafts(&mut self, max_draft_len: usize) {
+        let mut budget = self.max_num_batched_tokens - self.running.len();
+        for seq in self.running.iter_mut().filter(|seq| seq.num_scheduled_tokens > 0) {
+            let draft_len = seq.draft().len().min(max_draft_len).min(budget);
+            let num_tokens = self.blocks.num_tokens_that_fit(seq, 1 + draft_len);
+            self.blocks.allocate(seq, num_tokens);
+            seq.num_scheduled_drafts = num_tokens - 1;
+            budget -= seq.num_scheduled_drafts;
         }
     }
 
@@ -185,11 +215,31 @@ impl Scheduler {
         Some(num_tokens)
     }
 
-    /// Takes note that the pass was computed.
+    /// Takes note that the pass was computed. Whether drafts were right is not known yet.
     pub(crate) fn commit(&mut self) {
         for seq in self.running.iter_mut().filter(|seq| seq.num_scheduled_tokens > 0) {
-            self.blocks.commit(seq);
+            let num_tokens = std::mem::take(&mut seq.num_scheduled_tokens) - seq.num_scheduled_drafts;
+            self.blocks.commit(seq, num_tokens);
         }
+    }
+
+    /// Takes note of the drafts that were right, now that tokens are sampled: of what a sequence said then,
+    /// all but the last token is computed. Returns how many tokens were drafted and how many were right.
+    pub(crate) fn commit_drafts(&mut self) -> (usize, usize) {
+        let (mut num_drafts, mut num_accepted) = (0, 0);
+        for seq in self.running.iter_mut().filter(|seq| seq.num_scheduled_drafts > 0) {
+            let num_right = seq.num_remaining_tokens().saturating_sub(1);
+            self.blocks.commit(seq, num_right);
+            num_drafts += seq.num_scheduled_drafts;
+            num_accepted += num_right;
+            seq.note_drafts(num_right);
+        }
+        (num_drafts, num_accepted)
+    }
+
+    /// Running sequences that decode.
+    pub(crate) fn num_decoding(&self) -> usize {
+        self.running.iter().filter(|seq| seq.is_decoding()).count()
     }
 
     /// Ends a sequence, waiting or running; its blocks are free when this returns. `None` when it has
@@ -282,7 +332,7 @@ mod tests {
 
     /// One pass in which every sequence that may generates a token. Returns the scheduled tokens by id.
     fn pass(scheduler: &mut Scheduler) -> Vec<(u64, usize)> {
-        scheduler.schedule();
+        scheduler.schedule(PassLimits::NONE);
         let scheduled = scheduler.running().iter().filter(|seq| seq.num_scheduled_tokens > 0);
         let scheduled = scheduled.map(|seq| (seq.id().0, seq.num_scheduled_tokens)).collect();
         scheduler.commit();
@@ -301,6 +351,57 @@ mod tests {
         assert_eq!(pass(&mut scheduler), [(0, 1), (1, 9)]);
         assert_eq!(pass(&mut scheduler), [(0, 1), (1, 3), (2, 6)]);
         assert_eq!(pass(&mut scheduler), [(0, 1), (1, 1), (2, 3)]);
+    }
+
+    /// Tokens and drafts of each sequence in a pass that is scheduled and not run.
+    fn scheduled(scheduler: &mut Scheduler, limits: PassLimits) -> Vec<(usize, usize)> {
+        scheduler.schedule(limits);
+        scheduler.running().iter().map(|seq| (seq.num_scheduled_tokens, seq.num_scheduled_drafts)).collect()
+    }
+
+    /// A sequence that has said what its prompt says, so that the rest of the prompt is its draft.
+    fn add_repetition(scheduler: &mut Scheduler, id: u64, draft_len: usize) {
+        let request = GenerationRequest::new(vec![99, 99, 99, 1, 2, 3, 4, 5, 6, 7, 99, 99], 50);
+        scheduler.add(Sequence::new(SequenceId(id), request, 4, 1000).with_drafts(draft_len));
+    }
+
+    #[test]
+    fn prompts_are_cut_to_the_limit_and_decodes_are_not() {
+        let mut scheduler = scheduler(100, 8, 50);
+        add(&mut scheduler, 0, 0, 3);
+        pass(&mut scheduler);
+        add(&mut scheduler, 1, 0, 12);
+        add(&mut scheduler, 2, 0, 12);
+        let limits = PassLimits { num_prefill_tokens: 5, draft_len: 0 };
+        assert_eq!(scheduled(&mut scheduler, limits), [(1, 0), (5, 0)]);
+    }
+
+    #[test]
+    fn drafts_take_what_is_left_when_nobody_has_a_prompt_to_compute() {
+        let mut scheduler = scheduler(100, 8, 50);
+        (0..2).for_each(|id| add_repetition(&mut scheduler, id, 6));
+        pass(&mut scheduler);
+        scheduler.running_mut().iter_mut().for_each(Sequence::renew_draft);
+        assert_eq!(scheduler.running()[0].draft(), [1, 2, 3, 4, 5, 6]);
+        let limits = |draft_len| PassLimits { num_prefill_tokens: 50, draft_len };
+        assert_eq!(scheduled(&mut scheduler, limits(4)), [(5, 4), (5, 4)]);
+        assert_eq!(scheduled(&mut scheduler, limits(0)), [(1, 0), (1, 0)]);
+        scheduler.max_num_batched_tokens = 7;
+        assert_eq!(scheduled(&mut scheduler, limits(4)), [(5, 4), (2, 1)], "the pass is full");
+        add(&mut scheduler, 2, 0, 20);
+        assert_eq!(scheduled(&mut scheduler, limits(4)), [(1, 0), (1, 0), (5, 0)], "a prompt comes first");
+    }
+
+    #[test]
+    fn nobody_is_preempted_for_a_draft() {
+        // Each holds three blocks and a window of one; what is left holds one pair more.
+        let mut scheduler = scheduler(10, 8, 50);
+        (0..2).for_each(|id| add_repetition(&mut scheduler, id, 8));
+        pass(&mut scheduler);
+        scheduler.running_mut().iter_mut().for_each(Sequence::renew_draft);
+        let found = scheduled(&mut scheduler, PassLimits::NONE);
+        assert_eq!((found.len(), scheduler.num_preemptions()), (2, 0), "{found:?}");
+        assert!(found.iter().map(|(_, drafts)| drafts).sum::<usize>() < 16, "{found:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use ossia_model::BlockTable;
 
 use crate::block_hash::HashChain;
+use crate::prompt_lookup::PromptLookup;
 use crate::sampler::SequenceSampler;
 use crate::{FinishReason, GenerationRequest};
 
@@ -50,14 +51,20 @@ pub(crate) struct Sequence {
     max_tokens: usize,
     stop_token_ids: Vec<u32>,
     pub(crate) num_cached_tokens: usize,
+    /// Tokens of the pass, those of the draft included.
     pub(crate) num_scheduled_tokens: usize,
     /// Tokens that were counted for the tenant.
     pub(crate) num_charged_tokens: usize,
+    /// Of these, draft tokens: guesses behind `token_ids`, whose keys and values are overwritten when wrong.
+    pub(crate) num_scheduled_drafts: usize,
     pub(crate) tables: BlockTables,
     pub(crate) hash_chain: HashChain,
     /// Lengths, in blocks, of prefixes that later requests are likely to share: their window is kept.
     pub(crate) checkpoints: Vec<usize>,
     sampler: SequenceSampler,
+    lookup: PromptLookup,
+    /// What may come after `token_ids`; empty unless the sequence is decoding.
+    draft: Vec<u32>,
 }
 
 impl Sequence {
@@ -83,10 +90,18 @@ impl Sequence {
             num_cached_tokens: 0,
             num_scheduled_tokens: 0,
             num_charged_tokens: 0,
+            num_scheduled_drafts: 0,
             tables: BlockTables::default(),
             hash_chain,
             checkpoints: vec![num_prompt_tokens / block_size],
+            lookup: PromptLookup::default(),
+            draft: Vec::new(),
         }
+    }
+
+    /// The sequence, with drafts of at most `num_tokens` tokens.
+    pub(crate) fn with_drafts(self, num_tokens: usize) -> Self {
+        Self { lookup: PromptLookup::new(num_tokens), ..self }
     }
 
     pub(crate) fn id(&self) -> SequenceId {
@@ -130,7 +145,29 @@ impl Sequence {
 
     /// Whether the scheduled tokens reach the end, so that the pass yields logits to sample from.
     pub(crate) fn samples_after_this_pass(&self) -> bool {
-        self.num_scheduled_tokens > 0 && self.num_scheduled_tokens == self.num_remaining_tokens()
+        let num_known = self.num_scheduled_tokens - self.num_scheduled_drafts;
+        num_known > 0 && num_known == self.num_remaining_tokens()
+    }
+
+    /// Guesses at the tokens to come.
+    pub(crate) fn draft(&self) -> &[u32] {
+        &self.draft
+    }
+
+    /// How many of the first `draft_len` tokens of the draft are expected to be right.
+    pub(crate) fn expected_right(&self, draft_len: usize) -> f64 {
+        self.lookup.expected_right(draft_len)
+    }
+
+    /// Guesses again, after the tokens of a pass: no more than the sequence may still have after the next one.
+    pub(crate) fn renew_draft(&mut self) {
+        let num_left = self.max_tokens - self.num_generated_tokens().min(self.max_tokens);
+        self.draft = self.lookup.draft(&self.token_ids, num_left.saturating_sub(1));
+    }
+
+    /// Takes note that the scheduled drafts were verified and the first `num_right` of them right.
+    pub(crate) fn note_drafts(&mut self, num_right: usize) {
+        self.lookup.note(std::mem::take(&mut self.num_scheduled_drafts), num_right);
     }
 
     pub(crate) fn stop_token_ids_and_sampler(&mut self) -> (&[u32], &mut SequenceSampler) {

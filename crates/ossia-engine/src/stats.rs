@@ -27,6 +27,10 @@ pub struct EngineStats {
     pub num_prefix_hit_tokens_total: u64,
     /// Tokens sampled.
     pub num_generation_tokens_total: u64,
+    /// Draft tokens that were verified.
+    pub num_draft_tokens_total: u64,
+    /// Of these, tokens that the model said itself.
+    pub num_accepted_tokens_total: u64,
     /// Requests that ended with a stop token or at their length.
     pub num_finished_total: u64,
     /// Requests whose caller went away.

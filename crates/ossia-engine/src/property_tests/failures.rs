@@ -9,13 +9,14 @@ use crate::FinishReason;
 /// Runs a random schedule, all requests at once, with a fault in one pass. Returns the failures' messages.
 fn run_with_fault(seed: u64, pass: usize, fault: Fault) -> Vec<String> {
     let schedule = Schedule::random(seed);
-    let runner = FakeRunner::new(schedule.spec, schedule.config).with_fault(pass, fault);
+    let runner = FakeRunner::new(schedule.spec, schedule.config).repetitive(schedule.repetitive);
+    let runner = runner.with_fault(pass, fault);
     let mut driver = Driver::new(schedule.clone(), runner);
     let ids: Vec<_> = schedule.requests.iter().map(|plan| driver.submit(plan).expect("it fits")).collect();
     driver.run_until_idle();
     let mut messages = Vec::new();
     for (plan, id) in schedule.requests.iter().zip(ids) {
-        let expected = alone(plan.request(), schedule.spec.vocab_size, schedule.config.max_model_len);
+        let expected = alone(plan.request(), &schedule);
         match driver.reply(id).0 {
             (tokens, FinishReason::Failed(message)) => {
                 assert!(expected.0.starts_with(&tokens), "seed {seed}: wrong before it failed");

@@ -23,11 +23,13 @@ fn driver(num_blocks: usize, max_num_seqs: usize, max_num_batched_tokens: usize)
         max_num_seqs,
         max_num_batched_tokens,
         max_model_len: MAX_LEN,
+        num_speculative_tokens: 0,
         ..EngineConfig::default()
     };
     // Without prefix caching a prompt costs its length.
     let config = EngineConfig { enable_prefix_caching: false, ..limits }.for_runner(&spec).expect("room");
-    Driver::new(Schedule { spec, config, requests: Vec::new() }, FakeRunner::new(spec, config))
+    let schedule = Schedule { spec, config, requests: Vec::new(), repetitive: false };
+    Driver::new(schedule, FakeRunner::new(spec, config))
 }
 
 fn plan(rng: &mut StdRng, tenant: u32, max_tokens: usize) -> Plan {

@@ -31,6 +31,7 @@ pub(super) struct FakeRunner {
     spec: RunnerSpec,
     config: EngineConfig,
     slots: Vec<Option<Slot>>,
+    repetitive: bool,
     num_passes: usize,
     fault: Option<(usize, Fault)>,
 }
@@ -38,7 +39,12 @@ pub(super) struct FakeRunner {
 impl FakeRunner {
     pub(super) fn new(spec: RunnerSpec, config: EngineConfig) -> Self {
         let slots = vec![None; spec.num_blocks * spec.block_size];
-        Self { spec, config, slots, num_passes: 0, fault: None }
+        Self { spec, config, slots, repetitive: false, num_passes: 0, fault: None }
+    }
+
+    /// Looks at the last token only for what comes next.
+    pub(super) fn repetitive(self, repetitive: bool) -> Self {
+        Self { repetitive, ..self }
     }
 
     /// The pass with this number (from 1) goes wrong.
@@ -114,8 +120,9 @@ impl ModelRunner for FakeRunner {
         let mut data = Vec::new();
         for &idx in &batch.logits_indices {
             let slot = batch.full.slot_mapping[idx as usize] as usize;
-            let context = self.slots[slot].expect("just written").context;
-            data.extend(logits(context, self.spec.vocab_size));
+            let Slot { context, token, .. } = self.slots[slot].expect("just written");
+            let seen = if self.repetitive { extend(EMPTY, token) } else { context };
+            data.extend(logits(seen, self.spec.vocab_size));
         }
         self.num_passes += 1;
         match self.fault.filter(|(pass, _)| *pass == self.num_passes) {

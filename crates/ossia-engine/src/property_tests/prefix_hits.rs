@@ -14,9 +14,11 @@ fn driver(num_blocks: usize) -> Driver {
         sliding_window: 8,
         max_position_embeddings: 4096,
     };
-    let config = EngineConfig { max_num_batched_tokens: 16, ..EngineConfig::default() };
+    let config =
+        EngineConfig { max_num_batched_tokens: 16, num_speculative_tokens: 0, ..EngineConfig::default() };
     let config = config.for_runner(&spec).expect("room");
-    Driver::new(Schedule { spec, config, requests: Vec::new() }, FakeRunner::new(spec, config))
+    let schedule = Schedule { spec, config, requests: Vec::new(), repetitive: false };
+    Driver::new(schedule, FakeRunner::new(spec, config))
 }
 
 /// Runs a request to its end; returns its whole sequence and how many tokens were found in the cache.

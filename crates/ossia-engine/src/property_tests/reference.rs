@@ -3,19 +3,22 @@
 use std::sync::{Arc, Mutex};
 
 use super::fake_runner::{EMPTY, extend, logits};
+use super::schedule::Schedule;
 use crate::sequence::{Sequence, SequenceId};
 use crate::{AllowedTokens, FinishReason, GenerationRequest, TokenConstraint};
 
 /// Tokens and end of a request.
 pub(super) type Reply = (Vec<u32>, FinishReason);
 
-/// The reply of the fake model to `request` in a context of at most `max_model_len` tokens.
-pub(super) fn alone(request: GenerationRequest, vocab_size: usize, max_model_len: usize) -> Reply {
-    let mut seq = Sequence::new(SequenceId(0), request, 1, max_model_len);
+/// The reply of the fake model of `schedule` to `request`.
+pub(super) fn alone(request: GenerationRequest, schedule: &Schedule) -> Reply {
+    let mut seq = Sequence::new(SequenceId(0), request, 1, schedule.config.max_model_len);
     let mut tokens = Vec::new();
     loop {
-        let context = seq.token_ids().iter().fold(EMPTY, |context, &token| extend(context, token));
-        let mut row: Vec<f32> = logits(context, vocab_size).collect();
+        let first_seen = if schedule.repetitive { seq.num_tokens() - 1 } else { 0 };
+        let seen = &seq.token_ids()[first_seen..];
+        let context = seen.iter().fold(EMPTY, |context, &token| extend(context, token));
+        let mut row: Vec<f32> = logits(context, schedule.spec.vocab_size).collect();
         let sampled = crate::sampler::sample_row((&mut seq, &mut row));
         tokens.push(sampled.expect("something is allowed").id);
         if let Some(reason) = seq.finish_reason() {

@@ -4,7 +4,7 @@ use rand::prelude::*;
 use rand::rngs::StdRng;
 
 use super::reference::{History, Record};
-use crate::{EngineConfig, GenerationRequest, RunnerSpec, SamplingParams};
+use crate::{EngineConfig, GenerationRequest, RunnerSpec, SamplingParams, Speculation};
 
 pub(super) const VOCAB_SIZE: usize = 32;
 
@@ -14,6 +14,8 @@ pub(super) struct Schedule {
     pub(super) spec: RunnerSpec,
     pub(super) config: EngineConfig,
     pub(super) requests: Vec<Plan>,
+    /// Whether the model looks at the last token only, and so repeats itself: drafts are often right.
+    pub(super) repetitive: bool,
 }
 
 /// One request and its caller.
@@ -47,6 +49,9 @@ impl Schedule {
             max_model_len: 64,
             max_num_waiting: 100,
             enable_prefix_caching: rng.random_bool(0.85),
+            num_speculative_tokens: rng.random_range(0..7),
+            speculation: Speculation::Always,
+            ..EngineConfig::default()
         };
         let config = config.for_runner(&spec).expect("room for two tokens");
         let stems = [(); 3].map(|()| random_tokens(&mut rng, 64));
@@ -59,7 +64,7 @@ impl Schedule {
                 plan
             })
             .collect();
-        Self { spec, config, requests }
+        Self { spec, config, requests, repetitive: rng.random_bool(0.5) }
     }
 }
 
@@ -76,7 +81,7 @@ impl Plan {
             arrives_at_step,
             leaves_at_step: leaves.then(|| arrives_at_step + rng.random_range(0..20)),
             prompt,
-            max_tokens: rng.random_range(1..24),
+            max_tokens: rng.random_range(1..40),
             priority: rng.random_range(-1..2),
             tenant: rng.random_range(0..3),
             cache_salt: rng.random_bool(0.1).then(|| "salt".to_owned()),

@@ -46,7 +46,8 @@ impl Driver {
         let (events, reply) = mpsc::unbounded_channel();
         self.replies.push(reply);
         self.records.push(record);
-        let sequence = Sequence::new(id, request, spec.block_size, config.max_model_len);
+        let sequence = Sequence::new(id, request, spec.block_size, config.max_model_len)
+            .with_drafts(config.num_speculative_tokens);
         self.engine.submit(Submission { sequence, events, place: QueuePlace::default() });
         Ok(id)
     }
@@ -115,9 +116,9 @@ impl Driver {
     }
 }
 
-/// Runs a schedule and checks everything. Returns how often sequences were preempted and prefixes hit.
-fn check(schedule: &Schedule) -> (u64, u64) {
-    let runner = FakeRunner::new(schedule.spec, schedule.config);
+/// Runs a schedule and checks everything. Returns the figures of the engine at its end.
+fn check(schedule: &Schedule) -> EngineStats {
+    let runner = FakeRunner::new(schedule.spec, schedule.config).repetitive(schedule.repetitive);
     let mut driver = Driver::new(schedule.clone(), runner);
     let mut ids = vec![None; schedule.requests.len()];
     let mut left = vec![false; schedule.requests.len()];
@@ -136,32 +137,39 @@ fn check(schedule: &Schedule) -> (u64, u64) {
         }
     }
     driver.run_until_idle();
-    let (vocab_size, max_len) = (schedule.spec.vocab_size, schedule.config.max_model_len);
     for (idx, plan) in schedule.requests.iter().enumerate().filter(|(idx, _)| !left[*idx]) {
         let (reply, num_cached) = driver.reply(ids[idx].expect("it arrived"));
-        assert_eq!(reply, alone(plan.request(), vocab_size, max_len), "request {idx}");
+        assert_eq!(reply, alone(plan.request(), schedule), "request {idx}");
         assert!(num_cached < plan.prompt.len() && num_cached.is_multiple_of(schedule.spec.block_size));
         assert!(num_cached == 0 || schedule.config.enable_prefix_caching);
     }
     let stats = *driver.stats.borrow();
     assert_eq!(stats.num_blocks_used, 0, "blocks are held by nobody");
-    (stats.num_preemptions_total, stats.num_prefix_hit_tokens_total)
+    stats
 }
 
 /// Checks the schedules of `seeds`; a failure names its seed.
 fn check_seeds(seeds: std::ops::Range<u64>) {
     let num_schedules = seeds.end - seeds.start;
     let (mut num_preemptions, mut num_hits) = (0, 0);
+    let (mut num_drafts, mut num_accepted) = (0, 0);
     for seed in seeds {
         let schedule = Schedule::random(seed);
         let checked = std::panic::catch_unwind(|| check(&schedule));
-        let Ok((preemptions, hits)) = checked else { panic!("seed {seed}: {schedule:#?}") };
-        num_preemptions += preemptions;
-        num_hits += hits;
+        let Ok(stats) = checked else { panic!("seed {seed}: {schedule:#?}") };
+        num_preemptions += stats.num_preemptions_total;
+        num_hits += stats.num_prefix_hit_tokens_total;
+        num_drafts += stats.num_draft_tokens_total;
+        num_accepted += stats.num_accepted_tokens_total;
     }
     // The schedules are worth nothing if they never get into trouble.
     assert!(num_preemptions > num_schedules / 10, "{num_preemptions} preemptions");
     assert!(num_hits > num_schedules, "{num_hits} tokens found in the cache");
+    assert!(num_accepted > num_schedules, "{num_accepted} draft tokens were right");
+    assert!(
+        num_drafts - num_accepted > num_schedules / 10,
+        "{num_accepted} of {num_drafts} draft tokens were right"
+    );
 }
 
 #[test]

@@ -47,16 +47,46 @@ pub(crate) struct SequenceSampler {
     constraint: Option<Box<dyn TokenConstraint>>,
 }
 
-/// Samples the next token of each sequence, row `i` for the `i`-th one, and appends it.
-pub(crate) fn sample_rows(
-    seqs: Vec<&mut Sequence>,
-    logits: &mut Logits,
-) -> Vec<Result<GeneratedToken, SampleError>> {
-    let rows: Vec<&mut [f32]> = logits.rows_mut().collect();
-    match (seqs.len(), rows.len()) {
-        (1, 1) => seqs.into_iter().zip(rows).map(sample_row).collect(),
-        _ => seqs.into_par_iter().zip(rows).map(sample_row).collect(),
+/// What a pass brought for one sequence: its next tokens, and what went wrong after them.
+#[derive(Debug, Default)]
+pub(crate) struct Sampled {
+    pub(crate) tokens: Vec<GeneratedToken>,
+    pub(crate) error: Option<SampleError>,
+}
+
+/// Samples the next tokens of each sequence and appends them. Rows come in the order of the sequences, one for
+/// the next token of each and one for each of its scheduled drafts.
+pub(crate) fn sample_rows(seqs: Vec<&mut Sequence>, logits: &mut Logits) -> Vec<Sampled> {
+    let mut rows = logits.rows_mut();
+    let jobs: Vec<_> = seqs
+        .into_iter()
+        .map(|seq| {
+            let rows: Vec<&mut [f32]> = rows.by_ref().take(1 + seq.num_scheduled_drafts).collect();
+            (seq, rows)
+        })
+        .collect();
+    match jobs.len() {
+        1 => jobs.into_iter().map(sample_sequence).collect(),
+        _ => jobs.into_par_iter().map(sample_sequence).collect(),
     }
+}
+
+/// Samples token after token as long as the drafts say the same: the row after a draft that is wrong is a row
+/// of another text. Each token is sampled as it would be in a pass of its own.
+fn sample_sequence((seq, rows): (&mut Sequence, Vec<&mut [f32]>)) -> Sampled {
+    let mut sampled = Sampled::default();
+    for (idx, row) in rows.into_iter().enumerate() {
+        match sample_row((seq, row)) {
+            Ok(token) => sampled.tokens.push(token),
+            Err(error) => sampled.error = Some(error),
+        }
+        let is_right = sampled.tokens.get(idx).map(|token| token.id) == seq.draft().get(idx).copied();
+        if sampled.error.is_some() || seq.finish_reason().is_some() || !is_right {
+            break;
+        }
+    }
+    seq.renew_draft();
+    sampled
 }
 
 /// Samples the next token of one sequence and appends it.
