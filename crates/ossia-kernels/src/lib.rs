@@ -16,7 +16,7 @@ mod rope;
 mod weight;
 
 pub use compute_type::ComputeType;
-pub use cpu::{Isa, num_threads, set_num_threads};
+pub use cpu::{Isa, measure_read_speed, num_threads, set_num_threads};
 pub use embedding::embedding;
 pub use error::{KernelError, Result};
 pub use kv_cache::{BlockTable, write_kv};

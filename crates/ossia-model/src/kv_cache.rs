@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use half::vec::HalfBitsVecExt;
-use ossia_kernels::ComputeType;
+use ossia_kernels::{ComputeType, write_kv};
 
 use crate::config::{GptOssConfig, LayerType};
 use crate::{ForwardBatch, ModelError};
@@ -45,6 +45,26 @@ impl KvCache {
     /// Tokens of a block.
     pub fn block_size(&self) -> usize {
         self.block_size
+    }
+
+    /// Fills every block with pseudo-random keys and values, so that a depth can be measured without being
+    /// computed. (Zeros would not do: pages that nobody wrote to are not read from memory.)
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] if the device refuses the memory of one block's values.
+    pub fn fill_for_measurement(&self) -> Result<(), ModelError> {
+        let Some((first, _)) = self.layers.first() else { return Ok(()) };
+        let width: usize = first.dims().iter().skip(2).product();
+        let values = (0..self.block_size * width).map(|i| (i * 37 % 251) as f32 / 125.0 - 1.0);
+        let values = Tensor::from_iter(values, first.device())?.reshape((self.block_size, width))?;
+        for (k_cache, v_cache) in &self.layers {
+            for block in 0..self.num_blocks as u32 {
+                let start = block * self.block_size as u32;
+                let slots: Vec<u32> = (start..start + self.block_size as u32).collect();
+                write_kv(&values, &values, k_cache, v_cache, &slots)?;
+            }
+        }
+        Ok(())
     }
 
     /// Key and value cache of the `index`-th layer of a group.

@@ -5,12 +5,14 @@ pub(crate) mod amx;
 mod helpers;
 mod isa;
 mod pool;
+mod read_speed;
 mod scratch;
 mod shared;
 
 pub use isa::Isa;
 pub(crate) use pool::{for_each_task, threads_for};
 pub use pool::{num_threads, set_num_threads};
+pub use read_speed::measure_read_speed;
 pub(crate) use scratch::Scratch;
 pub(crate) use shared::SharedSlice;
 

@@ -1,0 +1,54 @@
+//! How fast memory can be read: the ceiling of every step that streams weights.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use super::for_each_task;
+
+/// Bytes that one task reads at a time.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Bytes per second that a plain loop on `threads` threads reads from memory: the best of `passes` passes over
+/// `size_bytes`, which should be many times the last-level cache.
+pub fn measure_read_speed(size_bytes: usize, threads: usize, passes: usize) -> f64 {
+    const WORD: usize = size_of::<u64>();
+    // Pages that were never written are all the same page of zeros, and would be read from the cache.
+    let words: Vec<u64> = (0..(size_bytes / WORD).max(1) as u64).collect();
+    let chunks: Vec<&[u64]> = words.chunks(CHUNK_BYTES / WORD).collect();
+    let best_s = (0..passes.max(1))
+        .map(|_| {
+            let started = Instant::now();
+            for_each_task(chunks.len(), threads, |idx| {
+                black_box(sum(chunks[idx]));
+            });
+            started.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min);
+    (words.len() * WORD) as f64 / best_s
+}
+
+/// The wrapping sum, in independent lanes so that it is made of vector loads.
+fn sum(words: &[u64]) -> u64 {
+    let mut lanes = [0u64; 32];
+    let (groups, rest) = words.as_chunks::<32>();
+    for group in groups {
+        for (lane, word) in lanes.iter_mut().zip(group) {
+            *lane = lane.wrapping_add(*word);
+        }
+    }
+    lanes.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_read_once() {
+        for len in [0, 1, 31, 32, 33, 1000] {
+            let words: Vec<u64> = (0..len).map(|i| i * i).collect();
+            assert_eq!(sum(&words), words.iter().sum::<u64>(), "{len} words");
+        }
+        assert!(measure_read_speed(3 * CHUNK_BYTES + 8, 2, 2).is_finite());
+    }
+}
