@@ -25,6 +25,11 @@ impl Direct {
         Ok(Self { model, kv_cache, full_blocks, sliding_blocks, sliding_window })
     }
 
+    /// Fills the cache as if every sequence held `max_len` tokens already.
+    pub(crate) fn fill_cache(&self) -> Result<()> {
+        Ok(self.kv_cache.fill_for_measurement()?)
+    }
+
     pub(crate) fn model(&self) -> &GptOss {
         &self.model
     }

@@ -176,6 +176,8 @@ fn engine_config(spec: &RunnerSpec, args: &EngineArgs) -> Result<EngineConfig> {
         max_num_batched_tokens: args.max_num_batched_tokens,
         max_model_len,
         enable_prefix_caching: !args.no_prefix_caching,
+        max_prefill: Duration::from_millis(args.max_prefill_ms),
+        num_speculative_tokens: args.num_speculative_tokens,
         ..EngineConfig::default()
     })
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::bench::args::BenchArgs;
 pub(crate) use key::{KeyAction, KeyArgs, NewKeyArgs};
 pub(crate) use model::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
 pub(crate) use serve::{AccessArgs, HttpArgs, LogArgs, LogFormat, ServeArgs, StoreArgs};
@@ -34,8 +35,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Download a checkpoint from the hub, resumed and verified
     Pull(PullArgs),
-    /// Measure prefill and decode speed
-    Bench(BenchArgs),
+    /// Measure prefill and decode speed, or a server under load
+    Bench(Box<BenchArgs>),
     /// Write the logits of every position of a prompt, for parity checks
     Logits(LogitsArgs),
 }
@@ -80,33 +81,6 @@ pub(crate) struct PullArgs {
     /// Branch, tag or commit
     #[arg(long, default_value = "main")]
     pub(crate) revision: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Prompt lengths to prefill
-    #[arg(long, value_delimiter = ',', default_values_t = [512])]
-    pub(crate) pp: Vec<usize>,
-    /// Tokens to decode after an empty prompt
-    #[arg(long, value_delimiter = ',', default_values_t = [32])]
-    pub(crate) tg: Vec<usize>,
-    /// Sequences decoded together
-    #[arg(long, value_delimiter = ',', default_values_t = [1])]
-    pub(crate) batch: Vec<usize>,
-    /// Tokens already in the cache before each measurement
-    #[arg(long, value_delimiter = ',', default_values_t = [0])]
-    pub(crate) depth: Vec<usize>,
-    /// Most tokens of one prefill pass
-    #[arg(long, default_value_t = 512)]
-    pub(crate) chunk: usize,
-    /// Repetitions; the median is reported
-    #[arg(long, short, default_value_t = 5)]
-    pub(crate) repetitions: usize,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

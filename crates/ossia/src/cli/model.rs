@@ -82,6 +82,14 @@ pub(crate) struct EngineArgs {
     /// Tokens per KV cache block
     #[arg(long, default_value_t = 16)]
     pub(crate) block_size: usize,
+    /// How long a pass may take that computes a prompt while other sequences decode: it bounds the pause between two
+    /// of their tokens. Prompts are cut to it by what passes took so far, down to 16 tokens
+    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    pub(crate) max_prefill_ms: u64,
+    /// Most tokens that are guessed from the text so far and verified in one pass, when that is faster; answers are the
+    /// same bit for bit. 0 turns it off
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub(crate) num_speculative_tokens: usize,
     /// Do not reuse the KV cache of shared prefixes
     #[arg(long)]
     pub(crate) no_prefix_caching: bool,
