@@ -1,7 +1,9 @@
 //! Automation for this repository: `cargo xtask --help`.
 
 mod command;
+mod gate;
 mod named_tests;
+mod peers;
 mod setup;
 mod test;
 mod tidy;
@@ -30,6 +32,10 @@ enum Task {
     Tidy,
     /// Everything that CI runs: fmt, clippy, docs, tidy, test
     Ci,
+    /// Compare speed with llama.cpp on the same weights, in turns
+    BenchPeers(Box<peers::BenchPeersArgs>),
+    /// Fail if the engine became slower than recorded; by hand, on an idle machine
+    BenchGate(gate::BenchGateArgs),
     /// Write test assets: `assets o200k OUT`, `assets random-checkpoint --hf-config FILE OUT`
     Assets {
         /// Arguments of the xtask-assets program
@@ -44,6 +50,8 @@ fn main() -> Result<()> {
         Task::Test { thorough } => test::run(thorough),
         Task::Tidy => tidy::run(),
         Task::Ci => ci(),
+        Task::BenchPeers(args) => peers::run(&args),
+        Task::BenchGate(args) => gate::run(&args),
         Task::Assets { args } => assets(&args),
     }
 }
