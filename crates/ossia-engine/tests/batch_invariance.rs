@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use candle_core::Device;
 use ossia_engine::{
     Engine, EngineConfig, EngineHandle, FinishReason, Generation, GenerationEvent, GenerationRequest,
     GptOssRunner, SamplingParams,
 };
-use ossia_model::{ComputeType, GptOss, GptOssConfig, ModelOptions};
+use ossia_model::{Backend, ComputeType, GptOss, GptOssConfig, ModelOptions};
 
 const NUM_REQUESTS: usize = 16;
 const MAX_TOKENS: usize = 24;
@@ -39,7 +38,7 @@ struct Setup {
 
 impl Setup {
     fn start(&self) -> (EngineHandle, ossia_engine::EngineThread) {
-        let options = ModelOptions { compute: self.compute, device: Device::Cpu };
+        let options = ModelOptions { compute: self.compute, backend: Backend::cpu() };
         let config = GptOssConfig::from_json(CONFIG).unwrap();
         let model = GptOss::dummy(config, 5, &options).unwrap();
         let runner = GptOssRunner::new(model, self.num_blocks, 8).unwrap();

@@ -13,7 +13,8 @@ use ossia_model::{ComputeType, GptOss, GptOssConfig, ModelError, ModelOptions, w
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
-const OPTIONS: ModelOptions = ModelOptions { compute: ComputeType::F32, device: candle_core::Device::Cpu };
+const OPTIONS: ModelOptions =
+    ModelOptions { compute: ComputeType::F32, backend: ossia_model::Backend::cpu() };
 const IDS: [u32; 9] = [1, 5, 9, 300, 2, 2, 411, 7, 60];
 
 fn config() -> GptOssConfig {

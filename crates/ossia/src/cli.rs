@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::device::DeviceArg;
 use crate::memory::ByteSize;
 use crate::source::ModelSource;
 use crate::storage::StoreArg;
@@ -44,6 +45,9 @@ pub(crate) struct ModelArgs {
     /// How matrix products take their activations; sums are always f32
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     pub(crate) dtype: Dtype,
+    /// Where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda:N` or `metal`
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: DeviceArg,
     /// Where the weights come from
     #[arg(long, value_enum, default_value_t = LoadFormatArg::Safetensors, requires_if("dummy", "hf_config"))]
     pub(crate) load_format: LoadFormatArg,
@@ -230,6 +234,9 @@ pub(crate) struct LogitsArgs {
     /// How matrix products take their activations
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub(crate) dtype: Dtype,
+    /// Where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda:N` or `metal`
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: DeviceArg,
     /// Tokens per forward pass [default: all at once]
     #[arg(long)]
     pub(crate) chunk: Option<usize>,

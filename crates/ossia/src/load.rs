@@ -11,6 +11,7 @@ use ossia_model::{GptOss, GptOssConfig, ModelOptions};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
 use crate::cli::{Dtype, EngineArgs, LoadFormatArg, ModelArgs};
+use crate::device::DeviceArg;
 use crate::hub::{self, HubEnv};
 use crate::memory::{self, ByteSize};
 use crate::progress::Progress;
@@ -52,9 +53,9 @@ pub(crate) fn model(args: &ModelArgs) -> Result<GptOss> {
 }
 
 /// Loads a checkpoint directory.
-pub(crate) fn checkpoint(dir: &Path, dtype: Dtype) -> Result<GptOss> {
+pub(crate) fn checkpoint(dir: &Path, options: &ModelOptions) -> Result<GptOss> {
     let mut progress = None;
-    let model = GptOss::load(dir, &options(dtype), &mut |step| {
+    let model = GptOss::load(dir, options, &mut |step| {
         let progress = progress.get_or_insert_with(|| Progress::new("loading weights", step.total_bytes));
         progress.set(step.loaded_bytes);
     })?;
@@ -95,12 +96,12 @@ impl Checkpoint {
             (Some(config), LoadFormatArg::Dummy) => {
                 tracing::info!("random weights of the shape in {}", config.display());
                 let config = GptOssConfig::from_file(config)?;
-                Ok(GptOss::dummy(config, args.dummy_seed, &options(args.dtype))?)
+                Ok(GptOss::dummy(config, args.dummy_seed, &options(args.dtype, args.device)?)?)
             }
             (None, LoadFormatArg::Dummy) => bail!("--load-format dummy needs --hf-config"),
             (_, LoadFormatArg::Safetensors) => {
                 let started = Instant::now();
-                let model = checkpoint(&self.dir, args.dtype)?;
+                let model = checkpoint(&self.dir, &options(args.dtype, args.device)?)?;
                 tracing::info!("weights ready in {:.1} s", started.elapsed().as_secs_f64());
                 Ok(model)
             }
@@ -117,12 +118,13 @@ impl Checkpoint {
     }
 }
 
-fn options(dtype: Dtype) -> ModelOptions {
+/// How a model is run, on a device that is now open.
+pub(crate) fn options(dtype: Dtype, device: DeviceArg) -> Result<ModelOptions> {
     let compute = match dtype {
         Dtype::F32 => ComputeType::F32,
         Dtype::Bf16 => ComputeType::Bf16,
     };
-    ModelOptions { compute, ..ModelOptions::default() }
+    Ok(ModelOptions { compute, backend: device.backend()? })
 }
 
 /// Gives the model its KV cache, sized once from what is left beside the weights.

@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod demo;
+mod device;
 mod direct;
 mod hub;
 mod load;

@@ -6,6 +6,7 @@ mod matrix;
 mod view;
 
 pub use bytes::WeightBytes;
+pub(crate) use experts::ExpertParts;
 pub use experts::ExpertWeights;
 pub use matrix::Matrix;
 pub(crate) use view::{Format, MatrixView};
