@@ -1,9 +1,12 @@
 //! Automation for this repository: `cargo xtask --help`.
 
 mod command;
+mod cuda;
 mod setup;
 mod test;
 mod tidy;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -27,8 +30,19 @@ enum Task {
     },
     /// Check the architecture invariants that a compiler does not
     Tidy,
-    /// Everything that CI runs: fmt, clippy, docs, tidy, test
+    /// Everything that CI runs: fmt, clippy (also of the CUDA side), docs, tidy, test
     Ci,
+    /// Lay out a CUDA toolkit from Python wheels, with archives that load the driver at run time
+    CudaHome {
+        /// Where [default: target/cuda-home]
+        dir: Option<PathBuf>,
+    },
+    /// Run cargo with that toolkit: `cuda-cargo build --release --features cuda`
+    CudaCargo {
+        /// Arguments of cargo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Write test assets: `assets o200k OUT`, `assets random-checkpoint --hf-config FILE OUT`
     Assets {
         /// Arguments of the xtask-assets program
@@ -43,6 +57,8 @@ fn main() -> Result<()> {
         Task::Test { thorough } => test::run(thorough),
         Task::Tidy => tidy::run(),
         Task::Ci => ci(),
+        Task::CudaHome { dir } => cuda::lay_out(&dir.unwrap_or_else(cuda::default_home)),
+        Task::CudaCargo { args } => cuda::cargo(&cuda::default_home(), &args),
         Task::Assets { args } => assets(&args),
     }
 }
@@ -52,6 +68,7 @@ fn ci() -> Result<()> {
     command::cargo(&["fmt", "--all", "--check"])?;
     tidy::run()?;
     command::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    cuda::check(&cuda::default_home())?;
     command::cargo_with_env(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     test::run(false)
 }
