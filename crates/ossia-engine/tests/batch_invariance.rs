@@ -38,7 +38,7 @@ struct Setup {
 
 impl Setup {
     fn start(&self) -> (EngineHandle, ossia_engine::EngineThread) {
-        let options = ModelOptions { compute: self.compute, backend: Backend::cpu() };
+        let options = ModelOptions { compute: self.compute, backend: Backend::cpu(), cpu_moe: 0 };
         let config = GptOssConfig::from_json(CONFIG).unwrap();
         let model = GptOss::dummy(config, 5, &options).unwrap();
         let runner = GptOssRunner::new(model, self.num_blocks, 8).unwrap();

@@ -14,7 +14,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
 const OPTIONS: ModelOptions =
-    ModelOptions { compute: ComputeType::F32, backend: ossia_model::Backend::cpu() };
+    ModelOptions { compute: ComputeType::F32, backend: ossia_model::Backend::cpu(), cpu_moe: 0 };
 const IDS: [u32; 9] = [1, 5, 9, 300, 2, 2, 411, 7, 60];
 
 fn config() -> GptOssConfig {

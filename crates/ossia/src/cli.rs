@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Measure prefill and decode speed
     Bench(BenchArgs),
+    /// Say what this build and machine have; with `--kernels`, check and time every op of a device
+    Doctor(DoctorArgs),
     /// Write the logits of every position of a prompt, for parity checks
     Logits(LogitsArgs),
 }
@@ -48,6 +50,9 @@ pub(crate) struct ModelArgs {
     /// Where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda:N` or `metal`
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceArg,
+    /// On a GPU: keep the experts of the first N layers in the machine's memory and compute them on the CPU [default: as few as will do]
+    #[arg(long, value_name = "N")]
+    pub(crate) cpu_moe: Option<usize>,
     /// Where the weights come from
     #[arg(long, value_enum, default_value_t = LoadFormatArg::Safetensors, requires_if("dummy", "hf_config"))]
     pub(crate) load_format: LoadFormatArg,
@@ -94,6 +99,9 @@ pub(crate) struct EngineArgs {
     /// Memory of the KV cache, such as `2GiB` [default: from what is free after the weights]
     #[arg(long, value_name = "SIZE")]
     pub(crate) kv_cache_memory: Option<ByteSize>,
+    /// On a GPU: share of its free memory that weights, activations and KV cache may take together
+    #[arg(long, default_value_t = 0.92, value_name = "SHARE")]
+    pub(crate) gpu_memory_utilization: f64,
     /// Tokens per KV cache block
     #[arg(long, default_value_t = 16)]
     pub(crate) block_size: usize,
@@ -218,6 +226,25 @@ pub(crate) struct BenchArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The device to examine: `auto` (a GPU if there is one), `cpu`, `cuda:N` or `metal`
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: DeviceArg,
+    /// Hold every op of the device against the CPU kernels, with its time
+    #[arg(long)]
+    pub(crate) kernels: bool,
+    /// Seed of the checks' inputs [default: random]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Threads of the CPU [default: the number of cores]
+    #[arg(long, short = 't')]
+    pub(crate) threads: Option<usize>,
 }
 
 #[derive(Debug, Args)]

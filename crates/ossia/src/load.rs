@@ -7,13 +7,14 @@ use anyhow::{Context, Result, bail, ensure};
 use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, GptOssRunner, ModelRunner, RunnerSpec};
 use ossia_harmony::Tokenizer;
 use ossia_kernels::ComputeType;
-use ossia_model::{GptOss, GptOssConfig, ModelOptions};
+use ossia_model::{GptOss, GptOssConfig, ModelOptions, WeightSizes};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
 use crate::cli::{Dtype, EngineArgs, LoadFormatArg, ModelArgs};
 use crate::device::DeviceArg;
 use crate::hub::{self, HubEnv};
 use crate::memory::{self, ByteSize};
+use crate::plan::{self, Budget, MemoryPlan, Needs};
 use crate::progress::Progress;
 use crate::source::ModelSource;
 use crate::{demo, vocabulary};
@@ -39,7 +40,12 @@ pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, delay: Duration) -> R
         ModelSource::Scripted(rules) => scripted(rules.as_deref(), engine, delay)?,
         _ => {
             let checkpoint = Checkpoint::find(args)?;
-            (checkpoint.tokenizer()?, Box::new(runner(checkpoint.model(args)?, engine)?))
+            let mut options = options(args)?;
+            let plan = checkpoint.plan(args, engine, &options)?;
+            options.cpu_moe = plan.map_or(options.cpu_moe, |plan| plan.cpu_moe);
+            let model = checkpoint.model(args, &options)?;
+            let kv_cache_bytes = plan.map(|plan| plan.kv_cache_bytes);
+            (checkpoint.tokenizer()?, Box::new(runner(model, engine, kv_cache_bytes)?))
         }
     };
     let config = engine_config(&runner.spec(), engine)?;
@@ -49,7 +55,7 @@ pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, delay: Duration) -> R
 
 /// Loads the model that `args` name, without an engine.
 pub(crate) fn model(args: &ModelArgs) -> Result<GptOss> {
-    Checkpoint::find(args)?.model(args)
+    Checkpoint::find(args)?.model(args, &options(args)?)
 }
 
 /// Loads a checkpoint directory.
@@ -91,17 +97,54 @@ impl Checkpoint {
         }
     }
 
-    fn model(&self, args: &ModelArgs) -> Result<GptOss> {
+    /// The architecture and the bytes of the weights.
+    fn size(&self, args: &ModelArgs) -> Result<(GptOssConfig, WeightSizes)> {
+        if let (Some(path), LoadFormatArg::Dummy) = (&args.hf_config, args.load_format) {
+            let config = GptOssConfig::from_file(path)?;
+            let sizes = WeightSizes::of_dummy(&config)?;
+            return Ok((config, sizes));
+        }
+        let config = GptOssConfig::from_file(&self.dir.join("config.json"))?;
+        Ok((config, WeightSizes::of_checkpoint(&self.dir)?))
+    }
+
+    /// What goes where on a device with memory of its own, before anything is loaded onto it.
+    fn plan(
+        &self,
+        args: &ModelArgs,
+        engine: &EngineArgs,
+        options: &ModelOptions,
+    ) -> Result<Option<MemoryPlan>> {
+        let Some((free, _)) = options.backend.memory()? else { return Ok(None) };
+        let (config, weights) = self.size(args)?;
+        let needs = Needs {
+            weights: weights.total_bytes,
+            layer_experts: weights.expert_bytes / config.num_hidden_layers.max(1) as u64,
+            num_layers: config.num_hidden_layers,
+            activations: plan::activation_bytes(&config, engine.max_num_batched_tokens, engine.max_num_seqs),
+            bytes_per_block: config.kv_bytes_per_block(options.compute, engine.block_size) as u64,
+            min_blocks: MIN_TOKENS.div_ceil(engine.block_size) as u64,
+            max_blocks: useful_blocks(&config, engine),
+        };
+        let budget = Budget { free, utilization: engine.gpu_memory_utilization };
+        let plan = budget.plan(&needs, args.cpu_moe)?;
+        if plan.cpu_moe > 0 {
+            tracing::info!("the experts of {} layers stay in the machine's memory", plan.cpu_moe);
+        }
+        Ok(Some(plan))
+    }
+
+    fn model(&self, args: &ModelArgs, options: &ModelOptions) -> Result<GptOss> {
         match (&args.hf_config, args.load_format) {
             (Some(config), LoadFormatArg::Dummy) => {
                 tracing::info!("random weights of the shape in {}", config.display());
                 let config = GptOssConfig::from_file(config)?;
-                Ok(GptOss::dummy(config, args.dummy_seed, &options(args.dtype, args.device)?)?)
+                Ok(GptOss::dummy(config, args.dummy_seed, options)?)
             }
             (None, LoadFormatArg::Dummy) => bail!("--load-format dummy needs --hf-config"),
             (_, LoadFormatArg::Safetensors) => {
                 let started = Instant::now();
-                let model = checkpoint(&self.dir, &options(args.dtype, args.device)?)?;
+                let model = checkpoint(&self.dir, options)?;
                 tracing::info!("weights ready in {:.1} s", started.elapsed().as_secs_f64());
                 Ok(model)
             }
@@ -119,25 +162,39 @@ impl Checkpoint {
 }
 
 /// How a model is run, on a device that is now open.
-pub(crate) fn options(dtype: Dtype, device: DeviceArg) -> Result<ModelOptions> {
+fn options(args: &ModelArgs) -> Result<ModelOptions> {
+    let options = device_options(args.dtype, args.device)?;
+    Ok(ModelOptions { cpu_moe: args.cpu_moe.unwrap_or(0), ..options })
+}
+
+/// The same without the flags of a whole model.
+pub(crate) fn device_options(dtype: Dtype, device: DeviceArg) -> Result<ModelOptions> {
     let compute = match dtype {
         Dtype::F32 => ComputeType::F32,
         Dtype::Bf16 => ComputeType::Bf16,
     };
-    Ok(ModelOptions { compute, backend: device.backend()? })
+    Ok(ModelOptions { compute, backend: device.backend(compute)?, cpu_moe: 0 })
 }
 
-/// Gives the model its KV cache, sized once from what is left beside the weights.
-fn runner(model: GptOss, args: &EngineArgs) -> Result<GptOssRunner> {
+/// Tokens whose keys and values a device must hold beside the weights.
+const MIN_TOKENS: usize = 8192;
+
+/// Blocks past which a cache has nothing to hold: all sequences at their longest, each token in both layer groups.
+fn useful_blocks(config: &GptOssConfig, args: &EngineArgs) -> u64 {
+    let longest = args.max_model_len.unwrap_or(config.max_position_embeddings);
+    (args.max_num_seqs * 2 * longest.div_ceil(args.block_size)) as u64
+}
+
+/// Gives the model its KV cache: as the flag says, as was planned for the device, or sized from what the machine has left
+/// beside the weights.
+fn runner(model: GptOss, args: &EngineArgs, planned: Option<u64>) -> Result<GptOssRunner> {
     let bytes_per_block = model.kv_bytes_per_block(args.block_size) as u64;
     let weights = model.weight_bytes() as u64;
-    let bytes = match args.kv_cache_memory {
-        Some(ByteSize(bytes)) => bytes,
-        None => {
-            let longest = args.max_model_len.unwrap_or(model.config().max_position_embeddings);
-            // Each token may take a place in both layer groups.
-            let blocks = args.max_num_seqs * 2 * longest.div_ceil(args.block_size);
-            memory::default_kv_bytes(memory::available(), weights, blocks as u64 * bytes_per_block)
+    let bytes = match (args.kv_cache_memory, planned) {
+        (Some(ByteSize(bytes)), _) | (None, Some(bytes)) => bytes,
+        (None, None) => {
+            let useful = useful_blocks(model.config(), args) * bytes_per_block;
+            memory::default_kv_bytes(memory::available(), weights, useful)
         }
     };
     let num_blocks = (bytes / bytes_per_block) as usize;

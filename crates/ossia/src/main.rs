@@ -8,6 +8,7 @@ mod direct;
 mod hub;
 mod load;
 mod memory;
+mod plan;
 mod progress;
 mod source;
 mod storage;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Pull(args) => commands::pull::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
     };
     match outcome {

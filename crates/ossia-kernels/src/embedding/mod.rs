@@ -29,7 +29,7 @@ impl Embedding {
         let vocab_size = weight.rows();
         let weight = match backend.form() {
             Form::Cpu => Weight::Cpu(weight),
-            Form::Generic => {
+            _ => {
                 let shape = [weight.rows(), weight.cols()];
                 Weight::Generic(backend.upload(weight.as_slice(), weight.dtype(), &shape)?)
             }

@@ -14,7 +14,7 @@ use ossia_kernels::{AttentionBatch, AttentionMetadata, Backend, ComputeType, Emb
 use self::layer::DecoderLayer;
 use self::norm::load_norm;
 use self::rotary::RotaryEmbedding;
-use crate::kv_cache::{self, KvCache};
+use crate::kv_cache::KvCache;
 use crate::weights::{Checkpoint, DummyWeights, LoadProgress, Loader, WeightSource};
 use crate::{ForwardBatch, GptOssConfig, KvMetadata, Logits, ModelError};
 
@@ -25,11 +25,13 @@ pub struct ModelOptions {
     pub compute: ComputeType,
     /// Where it runs, and in which form of the ops.
     pub backend: Backend,
+    /// Layers, from the first on, whose experts stay in the machine's memory and are computed by the CPU.
+    pub cpu_moe: usize,
 }
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { compute: ComputeType::Bf16, backend: Backend::cpu() }
+        Self { compute: ComputeType::Bf16, backend: Backend::cpu(), cpu_moe: 0 }
     }
 }
 
@@ -115,7 +117,7 @@ impl GptOss {
 
     /// Bytes that one block of a KV cache takes over all layers.
     pub fn kv_bytes_per_block(&self, block_size: usize) -> usize {
-        kv_cache::bytes_per_block(&self.config, self.options.compute, block_size)
+        self.config.kv_bytes_per_block(self.options.compute, block_size)
     }
 
     /// Allocates a KV cache of `num_blocks` blocks of `block_size` tokens.

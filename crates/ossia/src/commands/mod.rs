@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub(crate) mod bench;
+pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod logits;
 pub(crate) mod pull;
