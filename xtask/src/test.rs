@@ -27,19 +27,19 @@ pub(crate) fn run(thorough: bool) -> Result<()> {
 }
 
 /// The properties that hold for every turn, many times over, with what they run optimised: it is rebuilt for that.
+/// The whole workspace is named, since a part of it would take other features of the dependencies and build them again.
 fn many_turns() -> Result<()> {
     let packages = ["ossia-server", "ossia-harmony", "serde_json", "proptest"];
     let optimised: Vec<String> =
         packages.iter().map(|name| format!("profile.dev.package.{name}.opt-level=3")).collect();
     let config: Vec<&str> = optimised.iter().flat_map(|line| ["--config", line]).collect();
-    let env = [("OSSIA_TEST_TURNS", MANY_TURNS)];
-    let server = ["-p", "ossia-server", "--lib", "any_tokens_give_a_valid_turn"];
-    let parser = ["-p", "ossia-harmony", "--test", "parser_properties", "any_token_ids_give_a_valid_stream"];
-    let noise = ["-p", "ossia-server", "--test", "random_weights", "--", "--ignored"];
-    for test in [&server[..], &parser, &noise] {
-        command::cargo_with_env(&[&["test"], &config[..], test].concat(), &env)?;
-    }
-    Ok(())
+    let targets = ["--workspace", "--lib", "--test", "parser_properties", "--test", "random_weights"];
+    let names = ["any_tokens_give_a_valid_turn", "any_token_ids_give_a_valid_stream", "noise_"];
+    let filter = [&["--", "--include-ignored"], &names[..]].concat();
+    command::cargo_with_env(
+        &[&["test"], &config[..], &targets, &filter].concat(),
+        &[("OSSIA_TEST_TURNS", MANY_TURNS)],
+    )
 }
 
 fn clients(thorough: bool) -> Result<()> {
