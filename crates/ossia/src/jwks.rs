@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ossia_server::{Access, TokenRules};
 
 use crate::cli::AccessArgs;
-use crate::watch;
+use crate::{outbound, watch};
 
 /// How often a URL is asked.
 const INTERVAL: Duration = Duration::from_secs(600);
@@ -76,9 +76,14 @@ impl Provider {
 }
 
 fn fetch(url: &str) -> Result<String> {
-    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build().into();
+    if let Some(switch) = outbound::offline() {
+        bail!("--oidc-jwks is {url}, and {switch} is set, so it is not asked: give a file with the keys");
+    }
+    let agent: ureq::Agent = outbound::agent()?.timeout_global(Some(TIMEOUT)).build().into();
     let answer = agent.get(url).call();
-    let mut answer = answer.with_context(|| format!("cannot fetch the keys at {url}"))?;
+    let mut answer = answer
+        .map_err(|error| anyhow::anyhow!("{error}{}", outbound::advice(&error)))
+        .with_context(|| format!("cannot fetch the keys at {url}"))?;
     answer
         .body_mut()
         .with_config()

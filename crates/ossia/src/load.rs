@@ -11,7 +11,7 @@ use ossia_model::{DenseWeights, GptOss, GptOssConfig, ModelOptions};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
 use crate::cli::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
-use crate::hub::{self, HubEnv};
+use crate::hub::{self, HubEnv, RepoId};
 use crate::plan::MemoryPlan;
 use crate::progress::Progress;
 use crate::source::ModelSource;
@@ -91,8 +91,8 @@ impl Checkpoint {
         }
         match &args.model {
             ModelSource::Directory(dir) => Ok(Self { dir: dir.clone(), _temporary: None }),
-            ModelSource::Hub(repo) => {
-                let dir = hub::pull(repo, &args.revision, &HubEnv::from_env())?;
+            ModelSource::Hub(name) => {
+                let dir = hub::pull(RepoId { name, revision: &args.revision }, &HubEnv::from_env())?;
                 Ok(Self { dir, _temporary: None })
             }
             ModelSource::Demo => {

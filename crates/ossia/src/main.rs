@@ -13,6 +13,7 @@ mod listen;
 mod load;
 mod logging;
 mod memory;
+mod outbound;
 mod plan;
 mod progress;
 mod source;
@@ -51,6 +52,7 @@ fn run() -> anyhow::Result<()> {
         Command::Key(args) => commands::key::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Pull(args) => commands::pull::run(&args),
+        Command::Verify(args) => commands::verify::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
     }

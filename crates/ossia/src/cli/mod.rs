@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::args::BenchArgs;
+use crate::source::ModelSource;
 pub(crate) use key::{KeyAction, KeyArgs, NewKeyArgs};
 pub(crate) use model::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
 pub(crate) use serve::{AccessArgs, HttpArgs, LogArgs, LogFormat, ServeArgs, StoreArgs};
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Download a checkpoint from the hub, resumed and verified
     Pull(PullArgs),
+    /// Compare the files of a checkpoint with their hashes
+    Verify(VerifyArgs),
     /// Measure prefill and decode speed, or a server under load
     Bench(Box<BenchArgs>),
     /// Write the logits of every position of a prompt, for parity checks
@@ -79,6 +82,18 @@ pub(crate) struct PullArgs {
     /// Repository on the hub: owner/name
     pub(crate) repo: String,
     /// Branch, tag or commit
+    #[arg(long, default_value = "main")]
+    pub(crate) revision: String,
+    /// Directory for the files and their hashes, to be carried elsewhere [default: the cache of the hub tools]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Checkpoint directory with SHA256SUMS, or hub repository (owner/name) in the cache
+    pub(crate) model: ModelSource,
+    /// Revision of the hub repository: branch, tag or commit
     #[arg(long, default_value = "main")]
     pub(crate) revision: String,
 }

@@ -10,9 +10,10 @@ use ossia_kernels::Isa;
 use crate::cli::ServeArgs;
 use crate::commands::serve::Setup;
 use crate::config::{Setting, Source};
-use crate::hub::{self, HubEnv};
+use crate::hub::{self, HubEnv, RepoId, checksums};
 use crate::listen::Listener;
 use crate::load;
+use crate::outbound;
 use crate::plan::MemoryPlan;
 use crate::source::ModelSource;
 
@@ -78,17 +79,19 @@ fn check_model(args: &ServeArgs, findings: &mut Findings) -> Result<()> {
             return findings
                 .note("model", load::scripted_rules(&args.model.model).map(|()| "rules instead of a model"));
         }
-        ModelSource::Hub(repo) => match hub::cached(repo, &args.model.revision, &HubEnv::from_env()) {
-            Some(dir) => findings.note("model files", check_hashes(&dir))?,
-            None => {
-                let text = format!("{repo} is not in the cache, or not whole: `serve` will download it");
-                return findings.note("model files", Ok(text));
+        ModelSource::Hub(name) => {
+            let (repo, env) = (RepoId { name, revision: &args.model.revision }, HubEnv::from_env());
+            match (hub::cached(repo, &env), outbound::offline()) {
+                (Some(dir), _) => findings.note("model files", check_hashes(&dir))?,
+                (None, None) => {
+                    let text = format!("{name} is not in the cache, or not whole: `serve` will download it");
+                    return findings.note("model files", Ok(text));
+                }
+                // `pull` says what is missing, and contacts nobody.
+                (None, Some(_)) => return findings.note("model files", hub::pull(repo, &env).map(|_| "")),
             }
-        },
-        ModelSource::Directory(dir) => {
-            let text = format!("{} (no hashes to compare with)", dir.display());
-            findings.note("model files", Ok(text))?;
         }
+        ModelSource::Directory(dir) => findings.note("model files", check_hashes(dir))?,
         ModelSource::Demo => findings.note("model files", Ok("inside the program"))?,
     }
     let model = match load::model(&args.model) {
@@ -115,8 +118,14 @@ fn check_memory(plan: &MemoryPlan, args: &ServeArgs) -> Result<String> {
 }
 
 fn check_hashes(dir: &Path) -> Result<String> {
-    let num_files = hub::verify_snapshot(dir)?;
-    Ok(format!("{}: the hashes of {num_files} files are those of the hub", dir.display()))
+    let Some(verdicts) = checksums::verify(dir)? else {
+        return Ok(format!("{} (no hashes to compare with)", dir.display()));
+    };
+    let num_files = verdicts.len();
+    match verdicts.into_iter().find_map(|verdict| verdict.fault) {
+        None => Ok(format!("{}: the hashes of {num_files} files are right", dir.display())),
+        Some(fault) => Err(fault),
+    }
 }
 
 fn try_setup(args: &ServeArgs, setup: &Setup) -> Result<String> {

@@ -8,3 +8,4 @@ pub(crate) mod key;
 pub(crate) mod logits;
 pub(crate) mod pull;
 pub(crate) mod serve;
+pub(crate) mod verify;
