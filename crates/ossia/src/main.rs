@@ -1,5 +1,6 @@
 //! The ossia program: reads flags, files and environment, builds the parts and lets them run.
 
+mod cgroup;
 mod cli;
 mod commands;
 mod config;
@@ -42,7 +43,8 @@ fn run() -> anyhow::Result<()> {
         Command::Serve(args) => logging::init(&args.log)?,
         _ => logging::init_from_env(),
     }
-    if !matches!(parsed.cli.command, Command::Key(_)) {
+    // These have some of the settings of `serve`, so that other variables are none of their business.
+    if !matches!(parsed.cli.command, Command::Key(_) | Command::Health(_)) {
         config::warn_of_unknown_variables(&parsed.settings);
     }
     match parsed.cli.command {
@@ -53,6 +55,7 @@ fn run() -> anyhow::Result<()> {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Pull(args) => commands::pull::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
+        Command::Health(args) => commands::health::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::cgroup;
+
 const GIB: u64 = 1 << 30;
 
 /// A number of bytes, written like `1500MB`, `2GiB` or `4096`.
@@ -48,8 +50,13 @@ pub(crate) fn default_kv_bytes(available: Option<u64>, weights: u64, useful: u64
     free.min(8 * GIB).min(useful)
 }
 
-/// Memory that this machine can still give, page cache included; `None` where the system does not say.
+/// Memory that this machine, and whoever limits this process on it, can still give, page cache included; `None` where the
+/// system does not say.
 pub(crate) fn available() -> Option<u64> {
+    [of_machine(), cgroup::available()].into_iter().flatten().min()
+}
+
+fn of_machine() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Compare the files of a checkpoint with their hashes
     Verify(VerifyArgs),
+    /// Ask the server that has these settings whether it is ready: exit code 0 if it is
+    Health(Box<HealthArgs>),
     /// Measure prefill and decode speed, or a server under load
     Bench(Box<BenchArgs>),
     /// Write the logits of every position of a prompt, for parity checks
@@ -96,6 +98,18 @@ pub(crate) struct VerifyArgs {
     /// Revision of the hub repository: branch, tag or commit
     #[arg(long, default_value = "main")]
     pub(crate) revision: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Configuration file; the same setting as for `serve`
+    #[arg(long, value_name = "FILE", env = "OSSIA_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Ask whether the process works, also while it loads or drains
+    #[arg(long)]
+    pub(crate) live: bool,
+    #[command(flatten)]
+    pub(crate) http: HttpArgs,
 }
 
 #[derive(Debug, Args)]

@@ -21,7 +21,7 @@ use crate::cli::Cli;
 use file::{ConfigFile, FileValue};
 
 /// The commands that have the settings of `serve`, or some of them.
-const LAYERED: [&str; 4] = ["serve", "config", "doctor", "key"];
+const LAYERED: [&str; 5] = ["serve", "config", "doctor", "key", "health"];
 /// What a variable is called before the name of the flag.
 pub(crate) const PREFIX: &str = "OSSIA_";
 

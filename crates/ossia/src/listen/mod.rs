@@ -1,6 +1,7 @@
 //! The listening side: sockets, connections and their patience.
 
 mod connection;
+mod reach;
 mod socket;
 mod tls;
 
@@ -12,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use connection::serve_connection;
+pub(crate) use reach::reach;
 pub(crate) use socket::{Address, Listener};
 pub(crate) use tls::{Tls, TlsFiles};
 

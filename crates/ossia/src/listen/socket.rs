@@ -12,10 +12,10 @@ use tokio::net::TcpListener;
 use tokio::net::UnixListener;
 
 /// A connection, of whatever kind.
-pub(super) type BoxedStream = Box<dyn Stream>;
+pub(crate) type BoxedStream = Box<dyn Stream>;
 
 /// What a connection is.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 

@@ -97,7 +97,7 @@ fn verifier(
         .with_context(|| format!("cannot check clients with the certificates in {}", path.display()))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let failed = || format!("cannot read certificates in {}", path.display());
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .with_context(failed)?

@@ -4,6 +4,7 @@
 mod clients;
 mod drain;
 mod harness;
+mod health;
 mod keys;
 mod logs;
 mod sockets;

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, Stream
 use crate::harness::{Answer, Server, read_answer, serve_args};
 
 /// Writes a certificate for `name` signed by an authority of its own: `NAME.crt`, `NAME.key`, `NAME-ca.crt`.
-fn certificate(dir: &Path, name: &str) {
+pub(crate) fn certificate(dir: &Path, name: &str) {
     let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
