@@ -9,12 +9,14 @@ import subprocess
 import openai
 import pytest
 
+import syscalls
 from proxy import Proxy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OSSIA = os.environ.get("OSSIA_BIN", str(ROOT / "target/debug/ossia"))
 PROXIES: list[Proxy] = []
 FUZZ_STATUSES = collections.Counter()
+TRACED_CALLS = collections.Counter()
 READY = re.compile(r"http://127\.0\.0\.1:\d+/v1")
 
 
@@ -29,7 +31,8 @@ class Server:
         self.log_path = log_path
         log = log_path.open("w")
         command = [OSSIA, "serve", *args, "--port", "0", "--store", "memory"]
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        self.trace_path = log_path.with_name("trace")
+        self.process = subprocess.Popen(syscalls.wrap(command, self.trace_path), stdout=log, stderr=log, cwd=ROOT)
         self.direct_url = self._wait_until_ready()
         self.proxy = Proxy(self.direct_url)
         PROXIES.append(self.proxy)
@@ -47,15 +50,21 @@ class Server:
                 pass
         raise RuntimeError(f"the server ended before it was ready:\n{self.log_path.read_text()}")
 
-    def stop(self) -> None:
+    def stop(self) -> list[str]:
+        """Ends it; gives the system calls with which it reached beyond this machine."""
         self.proxy.stop()
         self.process.terminate()
         self.process.wait(30)
+        if not syscalls.AVAILABLE:
+            return []
+        text = syscalls.read(self.trace_path, self.process.pid)
+        TRACED_CALLS.update(call for call, _ in syscalls.calls(text))
+        return syscalls.faults(text)
 
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory):
-    """Starts a server with these arguments; all are stopped at the end."""
+    """Starts a server with these arguments; all are stopped at the end, and none may have contacted anybody."""
     servers = []
 
     def start(name: str, *args: str) -> Server:
@@ -63,8 +72,8 @@ def serve(tmp_path_factory):
         return servers[-1]
 
     yield start
-    for server in servers:
-        server.stop()
+    faults = [fault for server in servers for fault in server.stop()]
+    assert not faults, "a server reached beyond this machine:\n" + "\n".join(faults)
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +117,8 @@ def contract_holds():
 def pytest_terminal_summary(terminalreporter):
     bodies, events = (sum(getattr(proxy, name) for proxy in PROXIES) for name in ("num_bodies", "num_events"))
     terminalreporter.write_line(f"held against OpenAI's document: {bodies} bodies, {events} stream events")
+    traced = dict(sorted(TRACED_CALLS.items())) if syscalls.AVAILABLE else "not traced: strace is not installed"
+    terminalreporter.write_line(f"sockets of the servers, loopback and Unix only: {traced}")
     if FUZZ_STATUSES:
         counts = dict(sorted(FUZZ_STATUSES.items()))
         terminalreporter.write_line(f"fuzzed with {sum(FUZZ_STATUSES.values())} requests, answers by status: {counts}")
