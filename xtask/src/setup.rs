@@ -1,7 +1,7 @@
-//! Set-up of a fresh machine beyond Rust: PostgreSQL, the Python environment in which the official SDKs are tested, and
+//! Set-up of a fresh machine beyond Rust: Debian's packages, the Python environment in which the official SDKs are tested, and
 //! the JavaScript clients, which run on the node that this environment carries.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -16,19 +16,33 @@ pub(crate) fn python() -> PathBuf {
     command::root().join(".venv/bin/python")
 }
 
-/// PostgreSQL, on which the tests of the store run besides SQLite; from the system's packages where there are such.
-fn postgres() -> Result<()> {
-    let installed =
-        std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut versions| versions.next().is_some());
-    if installed || command::exists("initdb") {
+/// What tests need of Debian's packages, each with a path that tells whether it is there: PostgreSQL, on which the store is
+/// tested besides SQLite, strace for what servers do with sockets, and Go with the templates of Helm charts.
+const PACKAGES: [(&str, &str); 5] = [
+    ("postgresql", "/usr/lib/postgresql"),
+    ("strace", "/usr/bin/strace"),
+    ("golang-go", "/usr/bin/go"),
+    ("golang-github-masterminds-sprig-dev", "/usr/share/gocode/src/github.com/Masterminds/sprig"),
+    ("golang-k8s-sigs-yaml-dev", "/usr/share/gocode/src/sigs.k8s.io/yaml"),
+];
+
+/// Installs what is missing, where there are such packages.
+fn packages() -> Result<()> {
+    let is_missing = |path: &str| !Path::new(path).exists();
+    let mut missing: Vec<&str> =
+        PACKAGES.iter().filter(|(_, path)| is_missing(path)).map(|(name, _)| *name).collect();
+    // It may come from elsewhere.
+    missing.retain(|name| *name != "postgresql" || !command::exists("initdb"));
+    if missing.is_empty() {
         return Ok(());
     }
     if !command::exists("apt-get") {
-        eprintln!("install PostgreSQL to test the store on it");
+        eprintln!("without these some tests are skipped: {}", missing.join(", "));
         return Ok(());
     }
     command::run(Command::new("apt-get").arg("update"))?;
-    command::run(Command::new("apt-get").args(["install", "--yes", "--no-install-recommends", "postgresql"]))
+    let mut install = Command::new("apt-get");
+    command::run(install.args(["install", "--yes", "--no-install-recommends"]).args(missing))
 }
 
 /// Whether the JavaScript clients are there.
@@ -38,7 +52,7 @@ pub(crate) fn has_javascript() -> bool {
 
 /// Creates `.venv` and installs the pinned packages; a second run changes nothing.
 pub(crate) fn run() -> Result<()> {
-    postgres()?;
+    packages()?;
     if !python().exists() {
         command::run(Command::new("python3").args(["-m", "venv", ".venv"]))?;
     }

@@ -12,7 +12,7 @@ const MANY_TURNS: &str = "1000000";
 const MANY_REQUESTS: &str = "2400";
 
 /// Rust tests, which also build the program, documentation examples, then the official SDKs against the
-/// server in a network namespace that has only the loopback interface. `thorough` tries more random cases.
+/// server in a network namespace that has only the loopback interface, and what is shipped beside the program. `thorough` tries more random cases.
 pub(crate) fn run(thorough: bool) -> Result<()> {
     if command::exists("cargo-nextest") {
         command::cargo(&["nextest", "run", "--workspace"])?;
@@ -45,11 +45,15 @@ fn many_turns() -> Result<()> {
 fn clients(thorough: bool) -> Result<()> {
     let ready = setup::python().exists() && setup::has_javascript();
     ensure!(ready, "the clients are not installed: run `cargo xtask setup` first");
+    let thorough = if thorough { &["--fuzz-requests", MANY_REQUESTS][..] } else { &[] };
+    pytest(&[&["tests/clients"][..], thorough].concat())?;
+    pytest(&["tests/packaging"])
+}
+
+/// Runs tests in Python that start the program that was built.
+fn pytest(args: &[&str]) -> Result<()> {
     let mut line = vec![setup::python().into_os_string()];
-    line.extend(["-m", "pytest", "-q", "tests/clients"].map(Into::into));
-    if thorough {
-        line.extend(["--fuzz-requests", MANY_REQUESTS].map(Into::into));
-    }
+    line.extend(["-m", "pytest", "-q"].iter().chain(args).map(Into::into));
     // Clients and server talk over loopback only; where namespaces are not allowed they run without one.
     if isolated(&["true".into()]).status().is_ok_and(|status| status.success()) {
         return command::run(&mut isolated(&line));
