@@ -1,6 +1,8 @@
 //! Automation for this repository: `cargo xtask --help`.
 
 mod command;
+mod deny;
+mod dist;
 mod gate;
 mod named_tests;
 mod peers;
@@ -36,6 +38,14 @@ enum Task {
     BenchPeers(Box<peers::BenchPeersArgs>),
     /// Fail if the engine became slower than recorded; by hand, on an idle machine
     BenchGate(gate::BenchGateArgs),
+    /// Check licences, sources and bans of what we depend on, with cargo-deny
+    Deny {
+        /// Known security faults as well; their list is fetched
+        #[arg(long)]
+        advisories: bool,
+    },
+    /// Build what is handed out: an archive with the program, its bill of materials and licences
+    Dist(dist::DistArgs),
     /// Write test assets: `assets o200k OUT`, `assets random-checkpoint --hf-config FILE OUT`
     Assets {
         /// Arguments of the xtask-assets program
@@ -52,6 +62,8 @@ fn main() -> Result<()> {
         Task::Ci => ci(),
         Task::BenchPeers(args) => peers::run(&args),
         Task::BenchGate(args) => gate::run(&args),
+        Task::Deny { advisories } => deny::run(advisories),
+        Task::Dist(args) => dist::run(&args),
         Task::Assets { args } => assets(&args),
     }
 }
@@ -60,6 +72,7 @@ fn main() -> Result<()> {
 fn ci() -> Result<()> {
     command::cargo(&["fmt", "--all", "--check"])?;
     tidy::run()?;
+    deny::run_if_installed()?;
     command::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     command::cargo_with_env(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     test::run(false)
