@@ -1,5 +1,7 @@
 //! The arithmetic of gpt-oss: one op per file, CPU, CUDA and Metal side by side.
 
+mod attention;
+mod backend;
 mod compute_type;
 mod cpu;
 mod embedding;
@@ -15,15 +17,16 @@ mod rms_norm;
 mod rope;
 mod weight;
 
+pub use attention::{Attention, AttentionBatch, AttentionSpec, CosSin, LayerCache, Qkv};
+pub use backend::Backend;
 pub use compute_type::ComputeType;
 pub use cpu::{Isa, measure_read_speed, num_threads, set_num_threads};
-pub use embedding::embedding;
+pub use embedding::Embedding;
 pub use error::{KernelError, Result};
 pub use kv_cache::{BlockTable, write_kv};
 pub use linear::Linear;
 pub use map_file::map_file;
 pub use moe::{MoeExperts, MoeWeights, SWIGLU_ALPHA};
 pub use paged_attention::{AttentionLayer, AttentionMetadata, paged_attention};
-pub use rms_norm::rms_norm;
-pub use rope::rope;
+pub use rms_norm::RmsNorm;
 pub use weight::{ExpertWeights, Matrix, WeightBytes};

@@ -73,12 +73,6 @@ pub enum ModelError {
         /// What is wrong with it.
         message: String,
     },
-    /// This build cannot run on the device asked for.
-    #[error("no kernels for {device} in this build")]
-    UnsupportedDevice {
-        /// The device.
-        device: String,
-    },
     /// An op refused its input.
     #[error(transparent)]
     Kernel(#[from] ossia_kernels::KernelError),

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use half::vec::HalfBitsVecExt;
-use ossia_kernels::{ComputeType, write_kv};
+use ossia_kernels::ComputeType;
 
 use crate::config::{GptOssConfig, LayerType};
 use crate::{ForwardBatch, ModelError};
@@ -54,14 +54,15 @@ impl KvCache {
     /// [`ModelError::Candle`] if the device refuses the memory of one block's values.
     pub fn fill_for_measurement(&self) -> Result<(), ModelError> {
         let Some((first, _)) = self.layers.first() else { return Ok(()) };
-        let width: usize = first.dims().iter().skip(2).product();
-        let values = (0..self.block_size * width).map(|i| (i * 37 % 251) as f32 / 125.0 - 1.0);
-        let values = Tensor::from_iter(values, first.device())?.reshape((self.block_size, width))?;
+        let (_, block_size, num_kv_heads, head_dim) = first.dims4()?;
+        let len = block_size * num_kv_heads * head_dim;
+        let values = (0..len).map(|i| (i * 37 % 251) as f32 / 125.0 - 1.0);
+        let block = Tensor::from_iter(values, first.device())?.to_dtype(first.dtype())?;
+        let block = block.reshape((1, block_size, num_kv_heads, head_dim))?;
         for (k_cache, v_cache) in &self.layers {
-            for block in 0..self.num_blocks as u32 {
-                let start = block * self.block_size as u32;
-                let slots: Vec<u32> = (start..start + self.block_size as u32).collect();
-                write_kv(&values, &values, k_cache, v_cache, &slots)?;
+            for block_idx in 0..self.num_blocks {
+                k_cache.slice_set(&block, 0, block_idx)?;
+                v_cache.slice_set(&block, 0, block_idx)?;
             }
         }
         Ok(())

@@ -17,5 +17,5 @@ pub use error::ModelError;
 pub use kv_cache::KvCache;
 pub use logits::Logits;
 pub use model::{DenseWeights, GptOss, ModelOptions};
-pub use ossia_kernels::{BlockTable, ComputeType};
+pub use ossia_kernels::{Backend, BlockTable, ComputeType};
 pub use weights::{LoadProgress, write_checkpoint};

@@ -10,7 +10,7 @@ use std::path::Path;
 use common::{logits_of, parity_dir};
 use half::{bf16, f16};
 use ossia_model::{
-    ComputeType, DenseWeights, GptOss, GptOssConfig, ModelError, ModelOptions, write_checkpoint,
+    Backend, ComputeType, DenseWeights, GptOss, GptOssConfig, ModelError, ModelOptions, write_checkpoint,
 };
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
@@ -18,7 +18,7 @@ use safetensors::{SafeTensors, serialize};
 const OPTIONS: ModelOptions = ModelOptions {
     compute: ComputeType::F32,
     dense_weights: DenseWeights::AsStored,
-    device: candle_core::Device::Cpu,
+    backend: Backend::cpu(),
 };
 const IDS: [u32; 9] = [1, 5, 9, 300, 2, 2, 411, 7, 60];
 

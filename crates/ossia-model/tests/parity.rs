@@ -7,8 +7,9 @@ mod common;
 
 use std::path::Path;
 
+use candle_core::Device;
 use common::{logits_of, parity_dir};
-use ossia_model::{ComputeType, GptOss, GptOssConfig, ModelOptions};
+use ossia_model::{Backend, ComputeType, GptOss, GptOssConfig, ModelOptions};
 use safetensors::{SafeTensors, tensor::TensorView};
 use sha2::{Digest, Sha256};
 
@@ -104,8 +105,12 @@ fn check_file(path: &Path, model: &GptOss, lengths: &[usize], tolerance: f32) {
 }
 
 fn random_model(name: &str, seed: u64, compute: ComputeType) -> GptOss {
+    random_model_on(Backend::cpu(), name, seed, compute)
+}
+
+fn random_model_on(backend: Backend, name: &str, seed: u64, compute: ComputeType) -> GptOss {
     let config = GptOssConfig::from_file(&parity_dir().join(format!("configs/{name}.json"))).unwrap();
-    GptOss::dummy(config, seed, &ModelOptions { compute, ..ModelOptions::default() }).unwrap()
+    GptOss::dummy(config, seed, &ModelOptions { compute, backend, ..ModelOptions::default() }).unwrap()
 }
 
 #[test]
@@ -130,24 +135,39 @@ fn layers_of_20b_long() {
     check("layers-of-20b", &random_model("layers-of-20b", 3, ComputeType::F32), &LENGTHS[4..], TOLERANCE);
 }
 
+/// The form that runs on every device, here on the CPU.
+#[test]
+fn generic_ops() {
+    for (name, seed) in [("tiny", 1), ("uneven", 2)] {
+        let model = random_model_on(Backend::generic(&Device::Cpu), name, seed, ComputeType::F32);
+        check(name, &model, &LENGTHS[..4], TOLERANCE);
+    }
+    check("demo", &demo_model(Backend::generic(&Device::Cpu)), &LENGTHS[..4], TOLERANCE);
+}
+
 #[test]
 fn demo() {
+    check("demo", &demo_model(Backend::cpu()), &LENGTHS, TOLERANCE);
+}
+
+/// The demo checkpoint, if the golden is of its weights.
+fn demo_model(backend: Backend) -> GptOss {
     let checkpoint = parity_dir().join("../../models/demo");
     let weights = std::fs::read(checkpoint.join("model.safetensors")).unwrap();
     let golden = std::fs::read(parity_dir().join("goldens/demo.safetensors")).unwrap();
     let golden = SafeTensors::deserialize(&golden).unwrap();
     let is_of_these_weights = golden.tensor("sha256").unwrap().data() == Sha256::digest(&weights).as_slice();
     assert!(is_of_these_weights, "models/demo has changed: run tests/parity/make_goldens.py demo");
-    let options = ModelOptions { compute: ComputeType::F32, ..ModelOptions::default() };
-    let model = GptOss::load(&checkpoint, &options, &mut |_| {}).unwrap();
-    check("demo", &model, &LENGTHS, TOLERANCE);
+    let options = ModelOptions { compute: ComputeType::F32, backend, ..ModelOptions::default() };
+    GptOss::load(&checkpoint, &options, &mut |_| {}).unwrap()
 }
 
 /// What rounding activations to bf16 costs: stated, and bounded so that it cannot grow unseen.
 #[test]
 fn bf16_activations_stay_near() {
-    for (name, seed) in [("tiny", 1), ("uneven", 2)] {
-        let model = random_model(name, seed, ComputeType::Bf16);
+    let backends = [Backend::cpu(), Backend::generic(&Device::Cpu)];
+    for (backend, name, seed) in backends.iter().flat_map(|b| [(b, "tiny", 1), (b, "uneven", 2)]) {
+        let model = random_model_on(backend.clone(), name, seed, ComputeType::Bf16);
         let file = std::fs::read(parity_dir().join(format!("goldens/{name}.safetensors"))).unwrap();
         let file = SafeTensors::deserialize(&file).unwrap();
         for length in [17, 300] {

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, GptOssRunner, ModelRunner, RunnerSpec};
 use ossia_harmony::Tokenizer;
-use ossia_kernels::{ComputeType, Isa};
+use ossia_kernels::ComputeType;
 use ossia_model::{DenseWeights, GptOss, GptOssConfig, ModelOptions};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
 use crate::cli::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
+use crate::device::DeviceArg;
 use crate::hub::{self, HubEnv, RepoId};
 use crate::plan::MemoryPlan;
 use crate::progress::Progress;
@@ -68,9 +69,9 @@ pub(crate) fn model(args: &ModelArgs) -> Result<GptOss> {
 }
 
 /// Loads a checkpoint directory.
-pub(crate) fn checkpoint(dir: &Path, dtype: Dtype, weights: CpuWeights) -> Result<GptOss> {
+pub(crate) fn checkpoint(dir: &Path, options: &ModelOptions) -> Result<GptOss> {
     let mut progress = None;
-    let model = GptOss::load(dir, &options(dtype, weights), &mut |step| {
+    let model = GptOss::load(dir, options, &mut |step| {
         let progress = progress.get_or_insert_with(|| Progress::new("loading weights", step.total_bytes));
         progress.set(step.loaded_bytes);
     })?;
@@ -107,16 +108,17 @@ impl Checkpoint {
     }
 
     fn model(&self, args: &ModelArgs) -> Result<GptOss> {
+        let options = options(args.dtype, args.cpu_weights, args.device)?;
         match (&args.hf_config, args.load_format) {
             (Some(config), LoadFormatArg::Dummy) => {
                 tracing::info!("random weights of the shape in {}", config.display());
                 let config = GptOssConfig::from_file(config)?;
-                Ok(GptOss::dummy(config, args.dummy_seed, &options(args.dtype, args.cpu_weights))?)
+                Ok(GptOss::dummy(config, args.dummy_seed, &options)?)
             }
             (None, LoadFormatArg::Dummy) => bail!("--load-format dummy needs --hf-config"),
             (_, LoadFormatArg::Safetensors) => {
                 let started = Instant::now();
-                let model = checkpoint(&self.dir, args.dtype, args.cpu_weights)?;
+                let model = checkpoint(&self.dir, &options)?;
                 tracing::info!("weights ready in {:.1} s", started.elapsed().as_secs_f64());
                 Ok(model)
             }
@@ -133,7 +135,8 @@ impl Checkpoint {
     }
 }
 
-fn options(dtype: Dtype, weights: CpuWeights) -> ModelOptions {
+/// How a model is run, on a device that is now open.
+pub(crate) fn options(dtype: Dtype, weights: CpuWeights, device: DeviceArg) -> Result<ModelOptions> {
     let compute = match dtype {
         Dtype::F32 => ComputeType::F32,
         Dtype::Bf16 => ComputeType::Bf16,
@@ -143,7 +146,13 @@ fn options(dtype: Dtype, weights: CpuWeights) -> ModelOptions {
         CpuWeights::Int8LmHead => DenseWeights::Int8LmHead,
         CpuWeights::Int8 => DenseWeights::Int8,
     };
-    ModelOptions { compute, dense_weights, ..ModelOptions::default() }
+    let backend = device.backend()?;
+    ensure!(
+        backend.device().is_cpu() || weights == CpuWeights::Bf16,
+        "--cpu-weights rounds weights for the CPU; this model runs on {} (--device)",
+        backend.name()
+    );
+    Ok(ModelOptions { compute, dense_weights, backend })
 }
 
 /// Gives the model its KV cache.
@@ -151,9 +160,8 @@ fn runner(model: GptOss, args: &EngineArgs) -> Result<GptOssRunner> {
     let plan = MemoryPlan::new(&model, args)?;
     let (weights, kv_cache, num_blocks) = (plan.weights, plan.kv_cache, plan.num_blocks());
     tracing::info!(
-        "computing with {} threads and {}, weights {weights}, KV cache {kv_cache}: {num_blocks} blocks of {} tokens",
-        ossia_kernels::num_threads(),
-        Isa::detect().name(),
+        "computing on {}, weights {weights}, KV cache {kv_cache}: {num_blocks} blocks of {} tokens",
+        model.backend().name(),
         args.block_size
     );
     Ok(GptOssRunner::new(model, num_blocks, args.block_size)?)

@@ -1,29 +1,48 @@
 //! Dense linear layer: `y = x @ weight^T + bias`.
 
+mod cpu;
+pub(crate) mod generic;
+
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
-use crate::cpu::{Scratch, SharedSlice, check_activation, contiguous_f32, for_each_task, threads_for};
-use crate::matmul::{Matmul, multiply};
+use self::cpu::CpuLinear;
+use self::generic::GenericLinear;
+use crate::backend::{Backend, Form};
+use crate::cpu::check_activation;
 use crate::weight::Matrix;
 use crate::{ComputeType, Isa, KernelError, Result};
 
 /// `y = x @ weight^T + bias` over f32 activations.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Arc<Matrix>,
-    bias: Option<Vec<f32>>,
-    matmul: Matmul,
+    layer: Layer,
+    in_features: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Layer {
+    Cpu(CpuLinear),
+    Generic(GenericLinear),
 }
 
 impl Linear {
-    /// A layer of `weight` `[out_features, in_features]` and `bias` `[out_features]`, on the best path of
+    /// A layer of `weight` `[out_features, in_features]` and `bias` `[out_features]` on the CPU, on the best path of
     /// this processor.
     ///
     /// # Errors
     /// [`KernelError::Shape`] if the bias has another length than the weight has rows.
     pub fn new(weight: Arc<Matrix>, bias: Option<Vec<f32>>, compute: ComputeType) -> Result<Self> {
+        Self::on_backend(&Backend::cpu(), weight, bias, compute)
+    }
+
+    pub(crate) fn on_backend(
+        backend: &Backend,
+        weight: Arc<Matrix>,
+        bias: Option<Vec<f32>>,
+        compute: ComputeType,
+    ) -> Result<Self> {
         if let Some(bias) = bias.as_ref().filter(|b| b.len() != weight.rows()) {
             return Err(KernelError::Shape {
                 op: "linear",
@@ -32,22 +51,23 @@ impl Linear {
                 found: vec![bias.len()],
             });
         }
-        let isa = Isa::detect();
-        Ok(Self { weight, bias, matmul: Matmul { isa, compute } })
+        let in_features = weight.cols();
+        let layer = match backend.form() {
+            Form::Cpu => Layer::Cpu(CpuLinear::new(weight, bias, compute)),
+            Form::Generic => Layer::Generic(GenericLinear::new(backend, &weight, bias.as_deref(), compute)?),
+        };
+        Ok(Self { layer, in_features })
     }
 
-    /// The same layer on another path, for tests and measurements.
+    /// The same layer on another path of the CPU, for tests and measurements; elsewhere there is one path.
     ///
     /// # Errors
     /// [`KernelError::IsaUnavailable`] if this processor lacks it.
     pub fn on(mut self, isa: Isa) -> Result<Self> {
-        self.matmul.isa = isa.checked()?;
+        if let Layer::Cpu(layer) = self.layer {
+            self.layer = Layer::Cpu(layer.on(isa)?);
+        }
         Ok(self)
-    }
-
-    /// The weight matrix.
-    pub fn weight(&self) -> &Arc<Matrix> {
-        &self.weight
     }
 
     /// `x` `[n, in_features]` f32 to `[n, out_features]` f32.
@@ -55,55 +75,10 @@ impl Linear {
     /// # Errors
     /// [`KernelError::Shape`] or [`KernelError::ActivationDType`] if `x` is anything else.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        check_activation("linear", "x", x, self.weight.cols())?;
-        Ok(x.contiguous()?.apply_op1_no_bwd(self)?)
-    }
-
-    /// `x` `[num_tokens, in_features]` to `[num_tokens, out_features]`.
-    fn forward_slice(&self, x: &[f32], num_tokens: usize) -> Vec<f32> {
-        let weight = self.weight.view();
-        let mut y = vec![0f32; num_tokens * weight.rows];
-        let shared = SharedSlice::new(&mut y);
-        let packed = self.matmul.pack(weight, x, 0..num_tokens);
-        let threads = threads_for(weight.rows * weight.cols * num_tokens.div_ceil(8));
-        let step = self.matmul.rows_per_task(num_tokens);
-        for_each_task(weight.rows.div_ceil(step), threads, |task| {
-            let first = task * step;
-            let rows = first..(first + step).min(weight.rows);
-            let mut part = Scratch::new(num_tokens * rows.len());
-            multiply(weight, rows.clone(), &packed, &mut part);
-            for (t, part) in part.chunks_exact(rows.len()).enumerate() {
-                let at = t * weight.rows;
-                // SAFETY: each task has its own rows, each token its own part of `y`.
-                let y = unsafe { shared.range(at + rows.start..at + rows.end) };
-                self.add_bias(part, rows.start, y);
-            }
-        });
-        y
-    }
-
-    /// `y = part + bias[first_row ..]`.
-    fn add_bias(&self, part: &[f32], first_row: usize, y: &mut [f32]) {
-        match &self.bias {
-            None => y.copy_from_slice(part),
-            Some(bias) => {
-                for ((y, v), b) in y.iter_mut().zip(part).zip(&bias[first_row..]) {
-                    *y = v + b;
-                }
-            }
+        check_activation("linear", "x", x, self.in_features)?;
+        match &self.layer {
+            Layer::Cpu(layer) => layer.forward(x),
+            Layer::Generic(layer) => layer.forward(x),
         }
-    }
-}
-
-impl CustomOp1 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let num_tokens = l.dims()[0];
-        let y = self.forward_slice(contiguous_f32(x, l)?, num_tokens);
-        let shape = Shape::from((num_tokens, self.weight.rows()));
-        Ok((CpuStorage::F32(y), shape))
     }
 }

@@ -1,13 +1,13 @@
 //! The forward pass: route, gather by expert, gate_up with SwiGLU, down, combine.
 
-use super::MoeExperts;
+use super::cpu::CpuExperts;
 use super::router::Routes;
 use super::swiglu::swiglu_rows;
 use crate::cpu::{Scratch, SharedSlice, for_each_task, threads_for};
 use crate::matmul::{PackedActivations, multiply};
 use crate::weight::ExpertWeights;
 
-impl MoeExperts {
+impl CpuExperts {
     /// `x` `[num_tokens, hidden]` and `router_logits` `[num_tokens, num_experts]` to `[num_tokens, hidden]`.
     pub(super) fn forward_slice(&self, x: &[f32], router_logits: &[f32]) -> Vec<f32> {
         let w = &self.weights;
@@ -108,7 +108,7 @@ impl MoeExperts {
     /// Weighted sum of each token's slots, in the token's own order of experts.
     fn combine(&self, routes: &Routes, outputs: &[f32]) -> Vec<f32> {
         const TOKENS_PER_TASK: usize = 8;
-        let (hidden, num_tokens) = (self.hidden_size(), routes.num_tokens());
+        let (hidden, num_tokens) = (self.weights.hidden_size(), routes.num_tokens());
         let mut y = vec![0f32; num_tokens * hidden];
         let shared = SharedSlice::new(&mut y);
         let threads = threads_for(outputs.len());

@@ -1,13 +1,17 @@
 //! Mixture of experts: `y = sum_j w_j * down_j(swiglu(gate_up_j(x)))` over each token's top experts.
 
+mod cpu;
 mod forward;
+mod generic;
 mod router;
 mod swiglu;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
-use crate::cpu::{check_activation, contiguous_f32};
-use crate::matmul::Matmul;
+use self::cpu::CpuExperts;
+use self::generic::GenericExperts;
+use crate::backend::{Backend, Form};
+use crate::cpu::check_activation;
 use crate::weight::ExpertWeights;
 use crate::{ComputeType, Isa, KernelError, Result};
 
@@ -30,11 +34,43 @@ pub struct MoeWeights {
     pub swiglu_limit: f32,
 }
 
+impl MoeWeights {
+    /// Width of input and output.
+    fn hidden_size(&self) -> usize {
+        self.gate_up.cols()
+    }
+
+    fn num_experts(&self) -> usize {
+        self.gate_up.num_experts()
+    }
+
+    /// Fails unless the parts fit each other, naming the first that does not.
+    fn check(&self) -> Result<()> {
+        let (up, down) = (&self.gate_up, &self.down);
+        let (experts, hidden, inter) = (up.num_experts(), up.cols(), up.rows() / 2);
+        let down_shape = [down.num_experts(), down.rows(), down.cols()];
+        expect("number of experts", &[experts.max(1)], &[experts])?;
+        expect("gate_up rows", &[2 * inter], &[up.rows()])?;
+        expect("down", &[experts, hidden, inter], &down_shape)?;
+        expect("gate_up bias", &[experts * up.rows()], &[self.gate_up_bias.len()])?;
+        expect("down bias", &[experts * hidden], &[self.down_bias.len()])?;
+        let top_k = self.experts_per_token;
+        expect("experts per token", &[top_k.clamp(1, experts)], &[top_k])
+    }
+}
+
 /// The experts of one layer.
 #[derive(Clone, Debug)]
 pub struct MoeExperts {
-    weights: MoeWeights,
-    matmul: Matmul,
+    experts: Experts,
+    hidden_size: usize,
+    num_experts: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Experts {
+    Cpu(CpuExperts),
+    Generic(GenericExperts),
 }
 
 impl MoeExperts {
@@ -43,32 +79,33 @@ impl MoeExperts {
     /// # Errors
     /// [`KernelError::Shape`] naming the first part that does not fit.
     pub fn new(weights: MoeWeights, compute: ComputeType) -> Result<Self> {
-        let (up, down) = (&weights.gate_up, &weights.down);
-        let (experts, hidden, inter) = (up.num_experts(), up.cols(), up.rows() / 2);
-        let down_shape = [down.num_experts(), down.rows(), down.cols()];
-        expect("number of experts", &[experts.max(1)], &[experts])?;
-        expect("gate_up rows", &[2 * inter], &[up.rows()])?;
-        expect("down", &[experts, hidden, inter], &down_shape)?;
-        expect("gate_up bias", &[experts * up.rows()], &[weights.gate_up_bias.len()])?;
-        expect("down bias", &[experts * hidden], &[weights.down_bias.len()])?;
-        let top_k = weights.experts_per_token;
-        expect("experts per token", &[top_k.clamp(1, experts)], &[top_k])?;
-        let isa = Isa::detect();
-        Ok(Self { weights, matmul: Matmul { isa, compute } })
+        Self::on_backend(&Backend::cpu(), weights, compute)
     }
 
-    /// The same experts on another path, for tests and measurements.
+    pub(crate) fn on_backend(backend: &Backend, weights: MoeWeights, compute: ComputeType) -> Result<Self> {
+        weights.check()?;
+        let (hidden_size, num_experts) = (weights.hidden_size(), weights.num_experts());
+        let experts = match backend.form() {
+            Form::Cpu => Experts::Cpu(CpuExperts::new(weights, compute)),
+            Form::Generic => Experts::Generic(GenericExperts::new(backend, &weights, compute)?),
+        };
+        Ok(Self { experts, hidden_size, num_experts })
+    }
+
+    /// The same experts on another path of the CPU, for tests and measurements; elsewhere there is one path.
     ///
     /// # Errors
     /// [`KernelError::IsaUnavailable`] if this processor lacks it.
     pub fn on(mut self, isa: Isa) -> Result<Self> {
-        self.matmul.isa = isa.checked()?;
+        if let Experts::Cpu(experts) = self.experts {
+            self.experts = Experts::Cpu(experts.on(isa)?);
+        }
         Ok(self)
     }
 
     /// Width of input and output.
     pub fn hidden_size(&self) -> usize {
-        self.weights.gate_up.cols()
+        self.hidden_size
     }
 
     /// `x` `[n, hidden]` and `router_logits` `[n, num_experts]` to `[n, hidden]`, all f32.
@@ -76,11 +113,13 @@ impl MoeExperts {
     /// # Errors
     /// [`KernelError::Shape`] or [`KernelError::ActivationDType`] if an argument is anything else.
     pub fn forward(&self, x: &Tensor, router_logits: &Tensor) -> Result<Tensor> {
-        check_activation("moe", "x", x, self.hidden_size())?;
-        let num_experts = self.weights.gate_up.num_experts();
-        check_activation("moe", "router logits", router_logits, num_experts)?;
-        expect("router logits", &[x.dims()[0], num_experts], router_logits.dims())?;
-        Ok(x.contiguous()?.apply_op2_no_bwd(&router_logits.contiguous()?, self)?)
+        check_activation("moe", "x", x, self.hidden_size)?;
+        check_activation("moe", "router logits", router_logits, self.num_experts)?;
+        expect("router logits", &[x.dims()[0], self.num_experts], router_logits.dims())?;
+        match &self.experts {
+            Experts::Cpu(experts) => experts.forward(x, router_logits),
+            Experts::Generic(experts) => experts.forward(x, router_logits),
+        }
     }
 }
 
@@ -89,23 +128,4 @@ fn expect(what: &'static str, expected: &[usize], found: &[usize]) -> Result<()>
         return Ok(());
     }
     Err(KernelError::Shape { op: "moe", what, expected: format!("{expected:?}"), found: found.to_vec() })
-}
-
-impl CustomOp2 for MoeExperts {
-    fn name(&self) -> &'static str {
-        "moe"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        router_logits: &CpuStorage,
-        router_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = contiguous_f32(x, x_layout)?;
-        let router_logits = contiguous_f32(router_logits, router_layout)?;
-        let y = self.forward_slice(x, router_logits);
-        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
-    }
 }

@@ -55,6 +55,16 @@ impl Routes {
         self.tokens[slot] as usize
     }
 
+    /// Tokens of all slots, `[num_slots]`.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Slot and weight of each token's experts, best first, `[num_tokens * experts_per_token]`.
+    pub(super) fn choices(&self) -> &[(u32, f32)] {
+        &self.choices
+    }
+
     /// Experts with at least one slot, ascending.
     pub(super) fn visits(&self) -> &[Visit] {
         &self.visits

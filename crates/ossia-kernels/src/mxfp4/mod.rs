@@ -3,8 +3,11 @@
 //! An e2m1 value times a power of two is exactly a bf16 number wherever the exponent fits, so unpacking
 //! rounds nothing. Format: OCP Microscaling Formats (MX) specification 1.0.
 
+mod generic;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tables;
+
+pub(crate) use generic::GenericMxfp4;
 
 /// Values per block.
 pub(crate) const BLOCK_LEN: usize = 32;

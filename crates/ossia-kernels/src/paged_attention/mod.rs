@@ -80,9 +80,69 @@ pub fn paged_attention(
         metadata: *metadata,
         shape: AttentionShape { num_heads, num_kv_heads, head_dim, block_size },
     };
-    op.check_metadata(num_tokens, num_blocks)?;
+    metadata.check(layer.sliding_window, [num_blocks, block_size], num_tokens)?;
     let out = q.contiguous()?.apply_op3_no_bwd(&k_cache.contiguous()?, &v_cache.contiguous()?, &op)?;
     Ok(out)
+}
+
+impl AttentionMetadata<'_> {
+    /// The unsafe parts rely on what is checked here: every visible position has a block that exists, in a cache of
+    /// `[num_blocks, block_size]` slots.
+    pub(crate) fn check(
+        &self,
+        window: Option<usize>,
+        [num_blocks, block_size]: [usize; 2],
+        num_tokens: usize,
+    ) -> candle_core::Result<()> {
+        let Self { cu_seqlens_q, context_lens, block_tables } = self;
+        let num_seqs = context_lens.len();
+        if cu_seqlens_q.len() != num_seqs + 1 || block_tables.len() != num_seqs {
+            bail!("paged_attention: metadata for different numbers of sequences");
+        }
+        if cu_seqlens_q[0] != 0 || cu_seqlens_q[num_seqs] as usize != num_tokens {
+            bail!("paged_attention: cu_seqlens_q does not cover {num_tokens} tokens");
+        }
+        let bounds = cu_seqlens_q.windows(2);
+        for (seq, ((bounds, &context_len), table)) in bounds.zip(*context_lens).zip(*block_tables).enumerate()
+        {
+            if bounds[0] > bounds[1] || bounds[1] - bounds[0] > context_len {
+                bail!("paged_attention: sequence {seq} has more queries than context {context_len}");
+            }
+            if bounds[0] < bounds[1] {
+                let first_query = (context_len - (bounds[1] - bounds[0])) as usize;
+                let needed = first_visible(window, first_query)..context_len as usize;
+                check_table(seq, needed, table, [num_blocks, block_size])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// First position that a query at `position` sees.
+fn first_visible(window: Option<usize>, position: usize) -> usize {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
+}
+
+fn check_table(
+    seq: usize,
+    needed: std::ops::Range<usize>,
+    table: &BlockTable,
+    [num_blocks, block_size]: [usize; 2],
+) -> candle_core::Result<()> {
+    let start = table.first_block_idx as usize * block_size;
+    let end = start + table.blocks.len() * block_size;
+    if start > needed.start || end < needed.end {
+        bail!(
+            "paged_attention: blocks of sequence {seq} hold positions {start}..{end}, \
+             needed are {needed:?}"
+        );
+    }
+    match table.blocks.iter().find(|&&block| block as usize >= num_blocks) {
+        Some(block) => {
+            bail!("paged_attention: block {block} of sequence {seq} is not one of {num_blocks}")
+        }
+        None => Ok(()),
+    }
 }
 
 /// Sizes that every part of the op needs.
@@ -111,59 +171,7 @@ struct PagedAttention<'a> {
 impl PagedAttention<'_> {
     /// First position that a query at `position` sees.
     fn first_visible(&self, position: usize) -> usize {
-        match self.layer.sliding_window {
-            Some(window) => (position + 1).saturating_sub(window),
-            None => 0,
-        }
-    }
-
-    /// The unsafe parts rely on what is checked here: every visible position has a block that exists.
-    fn check_metadata(&self, num_tokens: usize, num_blocks: usize) -> candle_core::Result<()> {
-        let AttentionMetadata { cu_seqlens_q, context_lens, block_tables } = self.metadata;
-        let num_seqs = context_lens.len();
-        if cu_seqlens_q.len() != num_seqs + 1 || block_tables.len() != num_seqs {
-            bail!("paged_attention: metadata for different numbers of sequences");
-        }
-        if cu_seqlens_q[0] != 0 || cu_seqlens_q[num_seqs] as usize != num_tokens {
-            bail!("paged_attention: cu_seqlens_q does not cover {num_tokens} tokens");
-        }
-        let bounds = cu_seqlens_q.windows(2);
-        for (seq, ((bounds, &context_len), table)) in bounds.zip(context_lens).zip(block_tables).enumerate() {
-            if bounds[0] > bounds[1] || bounds[1] - bounds[0] > context_len {
-                bail!("paged_attention: sequence {seq} has more queries than context {context_len}");
-            }
-            if bounds[0] < bounds[1] {
-                let first_query = (context_len - (bounds[1] - bounds[0])) as usize;
-                self.check_table(seq, first_query, context_len as usize, table, num_blocks)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_table(
-        &self,
-        seq: usize,
-        first_query: usize,
-        context_len: usize,
-        table: &BlockTable,
-        num_blocks: usize,
-    ) -> candle_core::Result<()> {
-        let block_size = self.shape.block_size;
-        let start = table.first_block_idx as usize * block_size;
-        let end = start + table.blocks.len() * block_size;
-        let first = self.first_visible(first_query);
-        if start > first || end < context_len {
-            bail!(
-                "paged_attention: blocks of sequence {seq} hold positions {start}..{end}, \
-                 needed are {first}..{context_len}"
-            );
-        }
-        match table.blocks.iter().find(|&&block| block as usize >= num_blocks) {
-            Some(block) => {
-                bail!("paged_attention: block {block} of sequence {seq} is not one of {num_blocks}")
-            }
-            None => Ok(()),
-        }
+        first_visible(self.layer.sliding_window, position)
     }
 }
 

@@ -89,7 +89,8 @@ impl Case {
             block_tables: &tables,
         };
         let op = PagedAttention { layer: self.layer(), metadata, shape: self.shape };
-        op.check_metadata(*cu_seqlens_q.last().unwrap() as usize, NUM_BLOCKS).unwrap();
+        let num_tokens = *cu_seqlens_q.last().unwrap() as usize;
+        metadata.check(self.window, [NUM_BLOCKS, self.shape.block_size], num_tokens).unwrap();
         f(&op, &q)
     }
 

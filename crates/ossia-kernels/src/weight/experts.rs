@@ -19,6 +19,14 @@ enum Storage {
     Bf16(WeightBytes),
 }
 
+/// The bytes of all experts, for a device that keeps its own copy.
+pub(crate) enum ExpertParts<'a> {
+    /// `[num_experts, rows, cols / 32, 16]` and `[num_experts, rows, cols / 32]`.
+    Mxfp4 { blocks: &'a [u8], scales: &'a [u8] },
+    /// `[num_experts, cols, rows]`.
+    Bf16(&'a [u8]),
+}
+
 impl ExpertWeights {
     /// MXFP4: `blocks` `[num_experts, rows, cols / 32, 16]` with the low nibble first,
     /// `scales` `[num_experts, rows, cols / 32]` e8m0.
@@ -65,6 +73,16 @@ impl ExpertWeights {
     /// Input features of each expert.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// The bytes of all experts.
+    pub(crate) fn parts(&self) -> ExpertParts<'_> {
+        match &self.storage {
+            Storage::Mxfp4 { blocks, scales } => {
+                ExpertParts::Mxfp4 { blocks: blocks.as_slice(), scales: scales.as_slice() }
+            }
+            Storage::Bf16(bytes) => ExpertParts::Bf16(bytes.as_slice()),
+        }
     }
 
     /// The matrix of one expert; `expert` is the caller's to keep in range.

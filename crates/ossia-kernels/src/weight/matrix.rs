@@ -83,6 +83,15 @@ impl Matrix {
         }
     }
 
+    /// The elements and their type, row-major and little-endian; `None` if they were rounded to 8 bits.
+    pub(crate) fn stored(&self) -> Option<(&[u8], DType)> {
+        match &self.storage {
+            Storage::Bf16(bytes) => Some((bytes.as_slice(), DType::BF16)),
+            Storage::F32(bytes) => Some((bytes.as_slice(), DType::F32)),
+            Storage::Int8(_) => None,
+        }
+    }
+
     pub(crate) fn view(&self) -> MatrixView<'_> {
         let format = match &self.storage {
             Storage::Bf16(bytes) => Format::Bf16(bytes.as_slice()),

@@ -7,6 +7,7 @@ mod matrix;
 mod view;
 
 pub use bytes::WeightBytes;
+pub(crate) use experts::ExpertParts;
 pub use experts::ExpertWeights;
 pub(crate) use int8::Int8View;
 pub use matrix::Matrix;

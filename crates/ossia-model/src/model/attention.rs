@@ -1,26 +1,20 @@
 //! Grouped-query attention with sinks over the paged cache.
 
 use candle_core::Tensor;
-use ossia_kernels::{AttentionLayer, AttentionMetadata, Linear, paged_attention, rope, write_kv};
+use ossia_kernels::{Attention as AttentionOp, AttentionSpec, CosSin, LayerCache, Linear, Qkv};
 
-use super::ModelOptions;
-use super::rotary::CosSin;
+use super::{AttentionBatches, ModelOptions};
 use crate::config::LayerType;
 use crate::weights::Loader;
-use crate::{ForwardBatch, GptOssConfig, KvCache, ModelError};
+use crate::{GptOssConfig, KvCache, ModelError};
 
 pub(super) struct Attention {
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    /// One logit per query head.
-    sinks: Vec<f32>,
-    num_attention_heads: usize,
-    num_key_value_heads: usize,
-    head_dim: usize,
+    attention: AttentionOp,
     layer_type: LayerType,
-    sliding_window: usize,
     /// Which of its group's layers this is: the index of its cache.
     group_layer_idx: usize,
 }
@@ -37,7 +31,7 @@ impl Attention {
         let mut proj = |name: &str, rows: usize, cols: usize| -> Result<Linear, ModelError> {
             let weight = loader.matrix(&format!("{prefix}.{name}_proj.weight"), rows, cols)?;
             let bias = loader.vector(&format!("{prefix}.{name}_proj.bias"), &[rows])?;
-            Ok(Linear::new(options.keep_attention(weight), Some(bias), options.compute)?)
+            Ok(options.backend.linear(options.keep_attention(weight), Some(bias), options.compute)?)
         };
         let layer_type = config.layer_types[layer_idx];
         Ok(Self {
@@ -45,49 +39,38 @@ impl Attention {
             k_proj: proj("k", kv_size, hidden)?,
             v_proj: proj("v", kv_size, hidden)?,
             o_proj: proj("o", hidden, q_size)?,
-            sinks: loader.vector(&format!("{prefix}.sinks"), &[config.num_attention_heads])?,
-            num_attention_heads: config.num_attention_heads,
-            num_key_value_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
+            attention: options.backend.attention(AttentionSpec {
+                num_attention_heads: config.num_attention_heads,
+                num_key_value_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+                sinks: loader.vector(&format!("{prefix}.sinks"), &[config.num_attention_heads])?,
+                sliding_window: (layer_type == LayerType::Sliding).then_some(config.sliding_window),
+            })?,
             layer_type,
-            sliding_window: config.sliding_window,
             group_layer_idx: config.layer_types[..layer_idx].iter().filter(|&&t| t == layer_type).count(),
         })
     }
 
-    /// `[num_tokens, hidden]` to the same; writes the tokens' keys and values into the cache first.
+    /// `[num_tokens, hidden]` to the same; writes the tokens' keys and values into the cache.
     pub(super) fn forward(
         &self,
         hidden_states: &Tensor,
         rotary: &CosSin,
-        batch: &ForwardBatch,
+        batches: &AttentionBatches,
         kv: &KvCache,
     ) -> Result<Tensor, ModelError> {
-        let num_tokens = batch.num_tokens();
-        let heads = |x: Tensor, num_heads| x.reshape((num_tokens, num_heads, self.head_dim));
-        let q = heads(self.q_proj.forward(hidden_states)?, self.num_attention_heads)?; // [n, heads, head_dim]
-        let k = heads(self.k_proj.forward(hidden_states)?, self.num_key_value_heads)?; // [n, kv_heads, head_dim]
-        let v = heads(self.v_proj.forward(hidden_states)?, self.num_key_value_heads)?; // [n, kv_heads, head_dim]
-        let q = rope(&q, &rotary.cos, &rotary.sin)?;
-        let k = rope(&k, &rotary.cos, &rotary.sin)?;
-
-        let metadata = match self.layer_type {
-            LayerType::Full => &batch.full,
-            LayerType::Sliding => &batch.sliding,
+        let qkv = Qkv {
+            q: self.q_proj.forward(hidden_states)?, // [num_tokens, heads * head_dim]
+            k: self.k_proj.forward(hidden_states)?, // [num_tokens, kv_heads * head_dim]
+            v: self.v_proj.forward(hidden_states)?, // [num_tokens, kv_heads * head_dim]
         };
-        let (k_cache, v_cache) = kv.layer(self.group_layer_idx)?;
-        write_kv(&k, &v, k_cache, v_cache, &metadata.slot_mapping)?;
-        let layer = AttentionLayer {
-            sinks: &self.sinks,
-            scale: 1.0 / (self.head_dim as f32).sqrt(),
-            sliding_window: (self.layer_type == LayerType::Sliding).then_some(self.sliding_window),
+        let batch = match self.layer_type {
+            LayerType::Full => &batches.full,
+            LayerType::Sliding => &batches.sliding,
         };
-        let sequences = AttentionMetadata {
-            cu_seqlens_q: &batch.cu_seqlens_q,
-            context_lens: &batch.context_lens,
-            block_tables: &metadata.block_tables,
-        };
-        let attn = paged_attention(&q, k_cache, v_cache, &layer, &sequences)?; // [n, heads * head_dim]
+        let (k, v) = kv.layer(self.group_layer_idx)?;
+        // Rotates q and k, writes k and v into the cache, attends: [num_tokens, heads * head_dim].
+        let attn = self.attention.forward(&qkv, rotary, LayerCache { k, v }, batch)?;
         Ok(self.o_proj.forward(&attn)?)
     }
 }

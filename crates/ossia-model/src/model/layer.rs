@@ -1,14 +1,14 @@
 //! One layer: attention and experts, each behind a norm and beside a residual.
 
 use candle_core::Tensor;
+use ossia_kernels::{CosSin, RmsNorm};
 
-use super::ModelOptions;
 use super::attention::Attention;
 use super::mlp::Mlp;
-use super::norm::RmsNorm;
-use super::rotary::CosSin;
+use super::norm::load_norm;
+use super::{AttentionBatches, ModelOptions};
 use crate::weights::Loader;
-use crate::{ForwardBatch, GptOssConfig, KvCache, ModelError};
+use crate::{GptOssConfig, KvCache, ModelError};
 
 pub(super) struct DecoderLayer {
     input_layernorm: RmsNorm,
@@ -26,7 +26,7 @@ impl DecoderLayer {
     ) -> Result<Self, ModelError> {
         let prefix = format!("model.layers.{layer_idx}");
         let norm = |name: &str, loader: &mut Loader| {
-            RmsNorm::load(config, options, &format!("{prefix}.{name}.weight"), loader)
+            load_norm(config, options, &format!("{prefix}.{name}.weight"), loader)
         };
         Ok(Self {
             input_layernorm: norm("input_layernorm", loader)?,
@@ -41,11 +41,11 @@ impl DecoderLayer {
         &self,
         hidden_states: &Tensor,
         rotary: &CosSin,
-        batch: &ForwardBatch,
+        batches: &AttentionBatches,
         kv: &KvCache,
     ) -> Result<Tensor, ModelError> {
         let attn =
-            self.self_attn.forward(&self.input_layernorm.forward(hidden_states)?, rotary, batch, kv)?;
+            self.self_attn.forward(&self.input_layernorm.forward(hidden_states)?, rotary, batches, kv)?;
         let hidden_states = (hidden_states + attn)?;
         let mlp = self.mlp.forward(&self.post_attention_layernorm.forward(&hidden_states)?)?;
         Ok((hidden_states + mlp)?)

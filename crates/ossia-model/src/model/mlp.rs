@@ -36,8 +36,8 @@ impl Mlp {
         };
         Ok(Self {
             // Which experts are chosen must not hang on rounding: the router is small and always f32.
-            router: Linear::new(router, Some(router_bias), ComputeType::F32)?,
-            experts: MoeExperts::new(weights, options.compute)?,
+            router: options.backend.linear(router, Some(router_bias), ComputeType::F32)?,
+            experts: options.backend.moe(weights, options.compute)?,
         })
     }
 

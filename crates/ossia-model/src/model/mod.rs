@@ -9,15 +9,17 @@ mod rotary;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
-use ossia_kernels::{ComputeType, Linear, Matrix, embedding};
+use candle_core::Tensor;
+use ossia_kernels::{
+    AttentionBatch, AttentionMetadata, Backend, ComputeType, Embedding, Linear, Matrix, RmsNorm,
+};
 
 use self::layer::DecoderLayer;
-use self::norm::RmsNorm;
+use self::norm::load_norm;
 use self::rotary::RotaryEmbedding;
 use crate::kv_cache::{self, KvCache};
 use crate::weights::{Checkpoint, DummyWeights, LoadProgress, Loader, WeightSource};
-use crate::{ForwardBatch, GptOssConfig, Logits, ModelError};
+use crate::{ForwardBatch, GptOssConfig, KvMetadata, Logits, ModelError};
 
 /// How a model is run.
 #[derive(Clone, Debug)]
@@ -26,8 +28,8 @@ pub struct ModelOptions {
     pub compute: ComputeType,
     /// How the matrices of attention and the lm_head are kept.
     pub dense_weights: DenseWeights,
-    /// Where it runs.
-    pub device: Device,
+    /// Where it runs, and in which form of the ops.
+    pub backend: Backend,
 }
 
 /// How the matrices of attention and the lm_head are kept. Experts stay as stored, the router and the embedding too.
@@ -62,7 +64,7 @@ impl ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { compute: ComputeType::Bf16, dense_weights: DenseWeights::AsStored, device: Device::Cpu }
+        Self { compute: ComputeType::Bf16, dense_weights: DenseWeights::AsStored, backend: Backend::cpu() }
     }
 }
 
@@ -70,12 +72,18 @@ impl Default for ModelOptions {
 pub struct GptOss {
     config: GptOssConfig,
     options: ModelOptions,
-    embed_tokens: Arc<Matrix>,
+    embed_tokens: Embedding,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
     lm_head: Linear,
     rotary_emb: RotaryEmbedding,
     weight_bytes: u64,
+}
+
+/// A batch for the full-attention and the sliding-window layers.
+struct AttentionBatches<'a> {
+    full: AttentionBatch<'a>,
+    sliding: AttentionBatch<'a>,
 }
 
 impl GptOss {
@@ -107,27 +115,24 @@ impl GptOss {
         options: &ModelOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
-        if !options.device.is_cpu() {
-            return Err(ModelError::UnsupportedDevice { device: format!("{:?}", options.device.location()) });
-        }
         let mut loader = Loader::new(source, progress);
         let (vocab_size, hidden_size) = (config.vocab_size, config.hidden_size);
         let embed_tokens = loader.matrix("model.embed_tokens.weight", vocab_size, hidden_size)?;
         let layers = (0..config.num_hidden_layers)
             .map(|layer_idx| DecoderLayer::load(&config, options, layer_idx, &mut loader))
             .collect::<Result<_, _>>()?;
-        let norm = RmsNorm::load(&config, options, "model.norm.weight", &mut loader)?;
+        let norm = load_norm(&config, options, "model.norm.weight", &mut loader)?;
         let lm_head = match config.tie_word_embeddings {
             true => embed_tokens.clone(),
             false => loader.matrix("lm_head.weight", vocab_size, hidden_size)?,
         };
         Ok(Self {
-            lm_head: Linear::new(options.keep_lm_head(lm_head), None, options.compute)?,
+            lm_head: options.backend.linear(options.keep_lm_head(lm_head), None, options.compute)?,
             rotary_emb: RotaryEmbedding::new(&config),
             weight_bytes: loader.loaded_bytes(),
             options: options.clone(),
             config,
-            embed_tokens,
+            embed_tokens: options.backend.embedding(embed_tokens)?,
             layers,
             norm,
         })
@@ -136,6 +141,11 @@ impl GptOss {
     /// The architecture.
     pub fn config(&self) -> &GptOssConfig {
         &self.config
+    }
+
+    /// Where it runs.
+    pub fn backend(&self) -> &Backend {
+        &self.options.backend
     }
 
     /// Bytes of the weights, as stored.
@@ -153,7 +163,13 @@ impl GptOss {
     /// # Errors
     /// [`ModelError::Candle`] if the device refuses the memory.
     pub fn allocate_kv_cache(&self, num_blocks: usize, block_size: usize) -> Result<KvCache, ModelError> {
-        KvCache::new(&self.config, self.options.compute, &self.options.device, num_blocks, block_size)
+        KvCache::new(
+            &self.config,
+            self.options.compute,
+            self.options.backend.device(),
+            num_blocks,
+            block_size,
+        )
     }
 
     /// Runs one pass: writes the new tokens' keys and values into `kv`, and returns a row of logits for
@@ -168,12 +184,26 @@ impl GptOss {
         if batch.num_tokens() == 0 {
             return Ok(Logits::new(self.config.vocab_size, Vec::new()));
         }
-        let mut hidden_states = embedding(&self.embed_tokens, &batch.input_ids)?; // [num_tokens, hidden]
-        let rotary = self.rotary_emb.at(&batch.positions)?;
+        let batches = self.attention_batches(batch)?;
+        let mut hidden_states = self.embed_tokens.forward(&batch.input_ids)?; // [num_tokens, hidden]
+        let rotary = self.rotary_emb.at(&batch.positions, self.options.backend.device())?;
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, &rotary, batch, kv)?;
+            hidden_states = layer.forward(&hidden_states, &rotary, &batches, kv)?;
         }
         self.logits(&hidden_states, &batch.logits_indices)
+    }
+
+    /// The batch as the attention layers of either group see it.
+    fn attention_batches<'a>(&self, batch: &'a ForwardBatch) -> Result<AttentionBatches<'a>, ModelError> {
+        let group = |group: &'a KvMetadata| {
+            let metadata = AttentionMetadata {
+                cu_seqlens_q: &batch.cu_seqlens_q,
+                context_lens: &batch.context_lens,
+                block_tables: &group.block_tables,
+            };
+            self.options.backend.attention_batch(metadata, &group.slot_mapping)
+        };
+        Ok(AttentionBatches { full: group(&batch.full)?, sliding: group(&batch.sliding)? })
     }
 
     /// Final norm and lm_head, only for the rows wanted.

@@ -3,16 +3,9 @@
 use std::f64::consts::PI;
 
 use candle_core::{Device, Tensor};
+use ossia_kernels::CosSin;
 
 use crate::{GptOssConfig, ModelError, YarnConfig};
-
-/// Cosines and sines of the tokens of a batch, scaled by YaRN's attention factor.
-pub(super) struct CosSin {
-    /// `[num_tokens, head_dim / 2]`.
-    pub(super) cos: Tensor,
-    /// `[num_tokens, head_dim / 2]`.
-    pub(super) sin: Tensor,
-}
 
 /// Rotary frequencies. Angles are made per batch: 32 of them a token cost less than a table of 131072 positions.
 pub(super) struct RotaryEmbedding {
@@ -36,15 +29,15 @@ impl RotaryEmbedding {
         }
     }
 
-    /// Cosines and sines at `positions`.
-    pub(super) fn at(&self, positions: &[u32]) -> Result<CosSin, ModelError> {
+    /// Cosines and sines at `positions`, scaled by YaRN's attention factor, on `device`.
+    pub(super) fn at(&self, positions: &[u32], device: &Device) -> Result<CosSin, ModelError> {
         let shape = (positions.len(), self.inv_freq.len());
         let angles: Vec<f32> =
             positions.iter().flat_map(|&p| self.inv_freq.iter().map(move |freq| p as f32 * freq)).collect();
         let scaled = |f: fn(f64) -> f64| -> Result<Tensor, ModelError> {
             let values =
                 angles.iter().map(|&angle| (f(f64::from(angle)) * self.attention_factor) as f32).collect();
-            Ok(Tensor::from_vec::<_, f32>(values, shape, &Device::Cpu)?)
+            Ok(Tensor::from_vec::<_, f32>(values, shape, device)?)
         };
         Ok(CosSin { cos: scaled(f64::cos)?, sin: scaled(f64::sin)? })
     }

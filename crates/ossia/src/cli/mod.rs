@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::args::BenchArgs;
+use crate::device::DeviceArg;
 use crate::source::ModelSource;
 pub(crate) use key::{KeyAction, KeyArgs, NewKeyArgs};
 pub(crate) use model::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
@@ -129,6 +130,9 @@ pub(crate) struct LogitsArgs {
     /// How the matrices of attention and the lm_head are kept
     #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
     pub(crate) cpu_weights: CpuWeights,
+    /// Where the model runs: `auto` (a GPU if this build and machine have one), `cpu`, `cuda:N` or `metal`
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: DeviceArg,
     /// Tokens per forward pass [default: all at once]
     #[arg(long)]
     pub(crate) chunk: Option<usize>,

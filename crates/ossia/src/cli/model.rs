@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::device::DeviceArg;
 use crate::memory::ByteSize;
 use crate::source::ModelSource;
 
@@ -23,6 +24,9 @@ pub(crate) struct ModelArgs {
     /// How the matrices of attention and the lm_head are kept; experts stay as stored
     #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
     pub(crate) cpu_weights: CpuWeights,
+    /// Where the model runs: `auto` (a GPU if this build and machine have one), `cpu`, `cuda:N` or `metal`
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: DeviceArg,
     /// Where the weights come from
     #[arg(long, value_enum, default_value_t = LoadFormatArg::Safetensors, requires_if("dummy", "hf_config"))]
     pub(crate) load_format: LoadFormatArg,

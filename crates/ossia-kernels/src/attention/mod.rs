@@ -1,0 +1,171 @@
+//! The attention of one layer between its projections: rotation, cache write and attention over the cache.
+
+mod generic;
+
+use candle_core::Tensor;
+
+use self::generic::GenericBatch;
+use crate::backend::{Backend, Form};
+use crate::kv_cache::write_kv;
+use crate::paged_attention::{AttentionLayer, AttentionMetadata, paged_attention};
+use crate::rope::rope;
+use crate::{KernelError, Result};
+
+/// What is fixed for the attention of one layer.
+#[derive(Clone, Debug)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key-value heads; query head `h` reads head `h / (num_attention_heads / num_key_value_heads)`.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// One learned logit per query head; it joins the softmax denominator and has no value.
+    pub sinks: Vec<f32>,
+    /// Positions a query sees, its own included; `None` for all up to its own.
+    pub sliding_window: Option<usize>,
+}
+
+/// The attention of one layer.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    spec: AttentionSpec,
+    /// `sinks` on the device, `[num_attention_heads]`.
+    sinks: Tensor,
+    form: Form,
+}
+
+/// A batch as the attention layers of one group see it: which tokens belong together, where their context lies and
+/// where the new keys and values go. Made once per pass.
+#[derive(Debug)]
+pub struct AttentionBatch<'a> {
+    metadata: AttentionMetadata<'a>,
+    slot_mapping: &'a [u32],
+    /// The same on the device, where the form wants it there.
+    generic: Option<GenericBatch>,
+}
+
+/// What a layer's projections made of a batch's tokens, each `[n, heads * head_dim]` f32.
+#[derive(Clone, Debug)]
+pub struct Qkv {
+    /// Of all query heads.
+    pub q: Tensor,
+    /// Of all key-value heads.
+    pub k: Tensor,
+    /// Of all key-value heads.
+    pub v: Tensor,
+}
+
+/// Cosines and sines of a batch's positions, each `[n, head_dim / 2]` f32.
+#[derive(Clone, Debug)]
+pub struct CosSin {
+    /// Cosines.
+    pub cos: Tensor,
+    /// Sines.
+    pub sin: Tensor,
+}
+
+/// Keys and values of one layer, each `[num_blocks, block_size, kv_heads, head_dim]`, both f32 or both bf16.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerCache<'a> {
+    /// Rotated keys.
+    pub k: &'a Tensor,
+    /// Values.
+    pub v: &'a Tensor,
+}
+
+impl<'a> AttentionBatch<'a> {
+    pub(crate) fn new(
+        backend: &Backend,
+        metadata: AttentionMetadata<'a>,
+        slot_mapping: &'a [u32],
+    ) -> Result<Self> {
+        let generic = match backend.form() {
+            Form::Cpu => None,
+            Form::Generic => Some(GenericBatch::new(backend, &metadata, slot_mapping)?),
+        };
+        Ok(Self { metadata, slot_mapping, generic })
+    }
+}
+
+impl Attention {
+    pub(crate) fn new(backend: &Backend, spec: AttentionSpec) -> Result<Self> {
+        let heads = [spec.num_attention_heads, spec.num_key_value_heads];
+        if spec.sinks.len() != heads[0] || heads[1] == 0 || !heads[0].is_multiple_of(heads[1]) {
+            return Err(KernelError::Shape {
+                op: "attention",
+                what: "sinks and key-value heads",
+                expected: format!("one sink for each of {} heads, in whole groups", heads[0]),
+                found: vec![spec.sinks.len(), heads[1]],
+            });
+        }
+        let sinks = backend.vector(&spec.sinks)?;
+        Ok(Self { spec, sinks, form: backend.form() })
+    }
+
+    /// Rotates queries and keys by their positions, writes keys and values of the batch into the cache and attends:
+    /// to `[n, heads * head_dim]` f32.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if shapes do not fit, [`KernelError::Candle`] if a slot or a block is not in the cache or
+    /// a block table does not cover what its queries see.
+    pub fn forward(
+        &self,
+        qkv: &Qkv,
+        rotary: &CosSin,
+        cache: LayerCache,
+        batch: &AttentionBatch,
+    ) -> Result<Tensor> {
+        let AttentionSpec { num_attention_heads, num_key_value_heads, head_dim, .. } = self.spec;
+        let num_tokens = batch.slot_mapping.len();
+        let heads = |x: &Tensor, num_heads| x.reshape((num_tokens, num_heads, head_dim));
+        let q = rope(self.form, &heads(&qkv.q, num_attention_heads)?, &rotary.cos, &rotary.sin)?;
+        let k = rope(self.form, &heads(&qkv.k, num_key_value_heads)?, &rotary.cos, &rotary.sin)?;
+        let v = heads(&qkv.v, num_key_value_heads)?;
+        match &batch.generic {
+            None => {
+                write_kv(&k, &v, cache.k, cache.v, batch.slot_mapping)?;
+                paged_attention(&q, cache.k, cache.v, &self.layer(), &batch.metadata)
+            }
+            Some(generic) => {
+                self.check_cache(cache, batch)?;
+                generic.write(&k, cache.k)?;
+                generic.write(&v, cache.v)?;
+                generic.attend(&q, cache, &self.sinks, &self.layer())
+            }
+        }
+    }
+
+    fn layer(&self) -> AttentionLayer<'_> {
+        AttentionLayer {
+            sinks: &self.spec.sinks,
+            scale: 1.0 / (self.spec.head_dim as f32).sqrt(),
+            sliding_window: self.spec.sliding_window,
+        }
+    }
+
+    /// What the CPU's ops check on their own: devices write where they are told.
+    fn check_cache(&self, cache: LayerCache, batch: &AttentionBatch) -> Result<()> {
+        let (num_blocks, block_size, num_kv_heads, head_dim) = cache.k.dims4()?;
+        let expected = [self.spec.num_key_value_heads, self.spec.head_dim];
+        if cache.v.dims() != cache.k.dims() || [num_kv_heads, head_dim] != expected {
+            return Err(KernelError::Shape {
+                op: "attention",
+                what: "cache",
+                expected: format!("two of [blocks, block_size, {}, {}]", expected[0], expected[1]),
+                found: cache.k.dims().to_vec(),
+            });
+        }
+        let num_slots = num_blocks * block_size;
+        if let Some(&slot) = batch.slot_mapping.iter().find(|&&slot| slot as usize >= num_slots) {
+            return Err(KernelError::Shape {
+                op: "attention",
+                what: "slot_mapping",
+                expected: format!("slots below {num_slots}"),
+                found: vec![slot as usize],
+            });
+        }
+        let num_tokens = batch.slot_mapping.len();
+        Ok(batch.metadata.check(self.spec.sliding_window, [num_blocks, block_size], num_tokens)?)
+    }
+}

@@ -1,0 +1,177 @@
+//! On which device the ops run and in which form: decided once, when a model is built.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::weight::Matrix;
+use crate::{
+    Attention, AttentionBatch, AttentionMetadata, AttentionSpec, ComputeType, Embedding, Isa, Linear,
+    MoeExperts, MoeWeights, Result, RmsNorm, num_threads,
+};
+
+/// A device and the form that every op takes on it. All ops of a model are made by the same backend.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    device: Device,
+    form: Form,
+}
+
+/// Which implementation of each op is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// This crate's CPU kernels.
+    Cpu,
+    /// candle's own ops: runs on every device that candle knows.
+    Generic,
+}
+
+impl Backend {
+    /// The CPU with this crate's kernels.
+    pub const fn cpu() -> Self {
+        Self { device: Device::Cpu, form: Form::Cpu }
+    }
+
+    /// The best form for `device`.
+    pub fn new(device: &Device) -> Self {
+        match device.is_cpu() {
+            true => Self::cpu(),
+            false => Self::generic(device),
+        }
+    }
+
+    /// candle's own ops on any device. On the CPU it is much slower than [`Self::cpu`] and there to be tested.
+    pub fn generic(device: &Device) -> Self {
+        Self { device: device.clone(), form: Form::Generic }
+    }
+
+    /// Where tensors of a model on this backend live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Device and form in words, for people.
+    pub fn name(&self) -> String {
+        match (&self.device, self.form) {
+            (_, Form::Cpu) => format!("{} threads with {}", num_threads(), Isa::detect().name()),
+            (device, Form::Generic) => format!("{:?} in candle's own ops", device.location()),
+        }
+    }
+
+    pub(crate) fn form(&self) -> Form {
+        self.form
+    }
+
+    /// A linear layer of `weight` `[out_features, in_features]` and `bias` `[out_features]`.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Shape`] if the bias has another length than the weight has rows,
+    /// [`crate::KernelError::Candle`] if the device refuses the memory.
+    pub fn linear(
+        &self,
+        weight: Arc<Matrix>,
+        bias: Option<Vec<f32>>,
+        compute: ComputeType,
+    ) -> Result<Linear> {
+        Linear::on_backend(self, weight, bias, compute)
+    }
+
+    /// The embedding matrix `[vocab, hidden]`.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Candle`] if the device refuses the memory.
+    pub fn embedding(&self, weight: Arc<Matrix>) -> Result<Embedding> {
+        Embedding::new(self, weight)
+    }
+
+    /// RMSNorm with `weight` `[width]`.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Candle`] if the device refuses the memory.
+    pub fn rms_norm(&self, weight: Vec<f32>, eps: f32) -> Result<RmsNorm> {
+        RmsNorm::new(self, weight, eps)
+    }
+
+    /// The experts of one layer.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Shape`] naming the first part that does not fit,
+    /// [`crate::KernelError::Candle`] if the device refuses the memory.
+    pub fn moe(&self, weights: MoeWeights, compute: ComputeType) -> Result<MoeExperts> {
+        MoeExperts::on_backend(self, weights, compute)
+    }
+
+    /// The attention of one layer.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Shape`] unless there is one sink per query head and the heads divide.
+    pub fn attention(&self, spec: AttentionSpec) -> Result<Attention> {
+        Attention::new(self, spec)
+    }
+
+    /// What the attention layers of one group need to know about a batch; token `i` of it is cached at
+    /// `slot_mapping[i] = block * block_size + offset`.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Candle`] if the device refuses the memory.
+    pub fn attention_batch<'a>(
+        &self,
+        metadata: AttentionMetadata<'a>,
+        slot_mapping: &'a [u32],
+    ) -> Result<AttentionBatch<'a>> {
+        AttentionBatch::new(self, metadata, slot_mapping)
+    }
+
+    /// A small f32 tensor on the device.
+    pub(crate) fn vector(&self, values: &[f32]) -> Result<Tensor> {
+        Ok(Tensor::from_slice(values, values.len(), &self.device)?)
+    }
+
+    /// Copies a matrix to the device in the type in which it is stored; one of 8 bits is widened to f32.
+    pub(crate) fn matrix(&self, matrix: &Matrix) -> Result<Tensor> {
+        let shape = [matrix.rows(), matrix.cols()];
+        if let Some((bytes, dtype)) = matrix.stored() {
+            return self.upload(bytes, dtype, &shape);
+        }
+        let mut values = vec![0f32; shape[0] * shape[1]];
+        for (row, values) in values.chunks_mut(shape[1]).enumerate() {
+            matrix.copy_row_f32(row, values);
+        }
+        Ok(Tensor::from_vec(values, &shape, &self.device)?)
+    }
+
+    /// Copies little-endian elements to the device as a tensor of `shape`, in pieces, so that a weight that is mapped
+    /// from a file never lies in memory a second time.
+    pub(crate) fn upload(&self, bytes: &[u8], dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        const PIECE_BYTES: usize = 64 << 20;
+        let rows = shape.first().copied().unwrap_or(1).max(1);
+        let row_bytes = bytes.len() / rows;
+        let rows_per_piece = (PIECE_BYTES / row_bytes.max(1)).max(1);
+        if rows_per_piece >= rows {
+            return Ok(Tensor::from_raw_buffer(bytes, dtype, shape, &self.device)?);
+        }
+        let whole = Tensor::zeros(shape, dtype, &self.device)?;
+        for (index, piece) in bytes.chunks(rows_per_piece * row_bytes).enumerate() {
+            let mut piece_shape = shape.to_vec();
+            piece_shape[0] = piece.len() / row_bytes;
+            let piece = Tensor::from_raw_buffer(piece, dtype, &piece_shape, &self.device)?;
+            whole.slice_set(&piece, 0, index * rows_per_piece)?;
+        }
+        Ok(whole)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_make_the_whole() {
+        // 5 rows of 20 MiB: three to a piece, and a last piece that is not full.
+        let row = 20 << 20;
+        let bytes: Vec<u8> = (0..5 * row).map(|at| (at / row * 50 + at % 7) as u8).collect();
+        let whole = Backend::cpu().upload(&bytes, DType::U8, &[5, row]).unwrap();
+        assert!(whole.flatten_all().unwrap().to_vec1::<u8>().unwrap() == bytes);
+    }
+}

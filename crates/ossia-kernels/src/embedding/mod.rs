@@ -1,0 +1,79 @@
+//! Rows of the embedding matrix as f32.
+
+mod cpu;
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use crate::backend::{Backend, Form};
+use crate::weight::Matrix;
+use crate::{KernelError, Result};
+
+/// The embedding matrix `[vocab, hidden]`.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    weight: Weight,
+    vocab_size: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Weight {
+    Cpu(Arc<Matrix>),
+    /// `[vocab, hidden]` on the device.
+    Generic(Tensor),
+}
+
+impl Embedding {
+    pub(crate) fn new(backend: &Backend, weight: Arc<Matrix>) -> Result<Self> {
+        let vocab_size = weight.rows();
+        let weight = match backend.form() {
+            Form::Cpu => Weight::Cpu(weight),
+            Form::Generic => Weight::Generic(backend.matrix(&weight)?),
+        };
+        Ok(Self { weight, vocab_size })
+    }
+
+    /// `ids` `[n]` to `[n, hidden]` f32.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if an id is not a row of the matrix.
+    pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            return Err(KernelError::Shape {
+                op: "embedding",
+                what: "token id",
+                expected: format!("below {}", self.vocab_size),
+                found: vec![id as usize],
+            });
+        }
+        match &self.weight {
+            Weight::Cpu(weight) => cpu::embedding(weight, ids),
+            Weight::Generic(weight) => {
+                let ids = Tensor::from_slice(ids, ids.len(), weight.device())?;
+                Ok(weight.index_select(&ids, 0)?.to_dtype(DType::F32)?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::WeightBytes;
+    use candle_core::Device;
+
+    #[test]
+    fn picks_rows_and_refuses_others() {
+        let bytes: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let weight = Arc::new(Matrix::new(WeightBytes::owned(bytes), DType::F32, 3, 2).unwrap());
+        for backend in [Backend::cpu(), Backend::generic(&Device::Cpu)] {
+            let embedding = backend.embedding(weight.clone()).unwrap();
+            let rows = embedding.forward(&[2, 0]).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(rows, [[4.0, 5.0], [0.0, 1.0]]);
+            assert_eq!(embedding.forward(&[]).unwrap().dims(), [0, 2]);
+            assert!(embedding.forward(&[3]).is_err());
+        }
+    }
+}

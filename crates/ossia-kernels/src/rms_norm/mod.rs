@@ -1,0 +1,74 @@
+//! Root-mean-square normalisation, alone or together with the residual sum before it.
+
+mod cpu;
+mod generic;
+
+use candle_core::Tensor;
+
+use crate::Result;
+use crate::backend::{Backend, Form};
+use crate::cpu::check_activation;
+
+/// `weight * x / sqrt(mean(x^2) + eps)` per row, all in f32.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f32,
+    form: Form,
+}
+
+impl RmsNorm {
+    pub(crate) fn new(backend: &Backend, weight: Vec<f32>, eps: f32) -> Result<Self> {
+        Ok(Self { weight: backend.vector(&weight)?, eps, form: backend.form() })
+    }
+
+    /// `x` `[n, width]` f32 to the same.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Shape`] or [`crate::KernelError::ActivationDType`] if `x` is anything else.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        check_activation("rms_norm", "x", x, self.weight.elem_count())?;
+        match self.form {
+            Form::Cpu => cpu::rms_norm(x, &self.weight, self.eps),
+            Form::Generic => generic::rms_norm(x, &self.weight, self.eps),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    fn backends() -> [Backend; 2] {
+        [Backend::cpu(), Backend::generic(&Device::Cpu)]
+    }
+
+    #[test]
+    fn agrees_with_the_definition() {
+        for (backend, width) in backends().iter().flat_map(|b| [1usize, 15, 16, 17, 2880].map(|w| (b, w))) {
+            let rows = 19;
+            let x: Vec<f32> = (0..rows * width).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+            let weight: Vec<f32> = (0..width).map(|i| 1.0 + (i % 7) as f32 / 10.0).collect();
+            let norm = backend.rms_norm(weight.clone(), 1e-5).unwrap();
+            let out = norm.forward(&Tensor::from_slice(&x, (rows, width), &Device::Cpu).unwrap());
+            let out = out.unwrap().to_vec2::<f32>().unwrap();
+            for (row, x) in out.iter().zip(x.chunks(width)) {
+                let mean = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / width as f64;
+                for ((&y, &x), &w) in row.iter().zip(x).zip(&weight) {
+                    let expected = f64::from(w) * f64::from(x) / (mean + 1e-5).sqrt();
+                    assert!((f64::from(y) - expected).abs() < 1e-5, "{y} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_another_width() {
+        let x = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+        for backend in backends() {
+            assert!(backend.rms_norm(vec![0.0; 4], 1e-5).unwrap().forward(&x).is_err());
+        }
+    }
+}
