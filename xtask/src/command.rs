@@ -1,5 +1,6 @@
 //! Running other programs from the repository's root, failing when they fail.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,14 +14,14 @@ pub(crate) fn root() -> PathBuf {
 
 /// Runs `cargo` with `args`.
 pub(crate) fn cargo(args: &[&str]) -> Result<()> {
-    cargo_with_env(args, &[])
+    cargo_with_env::<&str>(args, &[])
 }
 
 /// Runs `cargo` with `args` and environment variables over ours.
-pub(crate) fn cargo_with_env(args: &[&str], env: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn cargo_with_env<V: AsRef<OsStr>>(args: &[&str], env: &[(&str, V)]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(args).envs(env.iter().copied());
+    command.args(args).envs(env.iter().map(|(name, value)| (name, value)));
     run(&mut command)
 }
 

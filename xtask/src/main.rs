@@ -1,6 +1,7 @@
 //! Automation for this repository: `cargo xtask --help`.
 
 mod command;
+mod cuda;
 mod deny;
 mod dist;
 mod gate;
@@ -9,6 +10,8 @@ mod peers;
 mod setup;
 mod test;
 mod tidy;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -32,7 +35,7 @@ enum Task {
     },
     /// Check the architecture invariants that a compiler does not
     Tidy,
-    /// Everything that CI runs: fmt, clippy, docs, tidy, test
+    /// Everything that CI runs: fmt, clippy (also of the CUDA side), docs, tidy, test
     Ci,
     /// Compare speed with llama.cpp on the same weights, in turns
     BenchPeers(Box<peers::BenchPeersArgs>),
@@ -46,6 +49,19 @@ enum Task {
     },
     /// Build what is handed out: an archive with the program, its bill of materials and licences
     Dist(dist::DistArgs),
+    /// Lay out a CUDA toolkit from Python wheels, with archives that load the driver at run time
+    CudaHome {
+        /// Where [default: target/cuda-home]
+        dir: Option<PathBuf>,
+    },
+    /// Type-check the CUDA side without a driver; with the toolkit laid out, also compile our kernels for every architecture
+    CudaCheck,
+    /// Run cargo with that toolkit: `cuda-cargo build --release --features cuda`
+    CudaCargo {
+        /// Arguments of cargo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Write test assets: `assets o200k OUT`, `assets random-checkpoint --hf-config FILE OUT`
     Assets {
         /// Arguments of the xtask-assets program
@@ -64,6 +80,9 @@ fn main() -> Result<()> {
         Task::BenchGate(args) => gate::run(&args),
         Task::Deny { advisories } => deny::run(advisories),
         Task::Dist(args) => dist::run(&args),
+        Task::CudaHome { dir } => cuda::lay_out(&dir.unwrap_or_else(cuda::default_home)),
+        Task::CudaCheck => cuda::check(&cuda::default_home()),
+        Task::CudaCargo { args } => cuda::cargo(&cuda::default_home(), &args),
         Task::Assets { args } => assets(&args),
     }
 }
@@ -74,6 +93,7 @@ fn ci() -> Result<()> {
     tidy::run()?;
     deny::run_if_installed()?;
     command::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    cuda::check(&cuda::default_home())?;
     command::cargo_with_env(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     test::run(false)
 }

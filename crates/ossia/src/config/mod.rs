@@ -91,7 +91,8 @@ fn refusal(command: &Command, arg: &Arg, values: &[String]) -> Option<String> {
 }
 
 /// Variables beside those of the settings.
-const OTHER_VARIABLES: [&str; 3] = ["OSSIA_CONFIG", "OSSIA_ENCRYPTION_KEY", "OSSIA_OFFLINE"];
+const OTHER_VARIABLES: [&str; 4] =
+    ["OSSIA_CONFIG", "OSSIA_CUDA_LIB_DIRS", "OSSIA_ENCRYPTION_KEY", "OSSIA_OFFLINE"];
 
 /// A variable that nobody reads is a mistake that would go unseen. It is no error, since others may name theirs so.
 pub(crate) fn warn_of_unknown_variables(settings: &[Setting]) {
