@@ -4,6 +4,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::WrapErr;
+
+#[cfg(feature = "cuda")]
+use crate::cuda::Kernels;
 use crate::weight::Matrix;
 use crate::{
     Attention, AttentionBatch, AttentionMetadata, AttentionSpec, ComputeType, Embedding, Isa, Linear,
@@ -18,12 +23,15 @@ pub struct Backend {
 }
 
 /// Which implementation of each op is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Form {
     /// This crate's CPU kernels.
     Cpu,
     /// candle's own ops: runs on every device that candle knows.
     Generic,
+    /// This crate's CUDA kernels where they fit, candle's ops elsewhere.
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<Kernels>),
 }
 
 impl Backend {
@@ -32,11 +40,19 @@ impl Backend {
         Self { device: Device::Cpu, form: Form::Cpu }
     }
 
-    /// The best form for `device`.
-    pub fn new(device: &Device) -> Self {
-        match device.is_cpu() {
-            true => Self::cpu(),
-            false => Self::generic(device),
+    /// The best form for `device`. Our CUDA kernels take bf16 activations only.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Candle`] if the device refuses our kernels; [`Self::generic`] may still do.
+    pub fn new(device: &Device, compute: ComputeType) -> Result<Self> {
+        match (device, compute) {
+            (Device::Cpu, _) => Ok(Self::cpu()),
+            #[cfg(feature = "cuda")]
+            (Device::Cuda(_), ComputeType::Bf16) => {
+                let kernels = Arc::new(Kernels::load(device)?);
+                Ok(Self { device: device.clone(), form: Form::Cuda(kernels) })
+            }
+            _ => Ok(Self::generic(device)),
         }
     }
 
@@ -52,14 +68,30 @@ impl Backend {
 
     /// Device and form in words, for people.
     pub fn name(&self) -> String {
-        match (&self.device, self.form) {
-            (_, Form::Cpu) => format!("{} threads with {}", num_threads(), Isa::detect().name()),
-            (device, Form::Generic) => format!("{:?} in candle's own ops", device.location()),
+        let location = self.device.location();
+        match self.form {
+            Form::Cpu => format!("{} threads with {}", num_threads(), Isa::detect().name()),
+            Form::Generic => format!("{location:?} in candle's own ops"),
+            #[cfg(feature = "cuda")]
+            Form::Cuda(_) => format!("{location:?} with our kernels"),
         }
     }
 
-    pub(crate) fn form(&self) -> Form {
-        self.form
+    /// Free and total bytes of a device's own memory; `None` where the ops share the machine's.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Candle`] if the device does not answer.
+    pub fn memory(&self) -> Result<Option<(u64, u64)>> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = &self.device {
+            let (free, total) = device.cuda_stream().context().mem_get_info().w()?;
+            return Ok(Some((free as u64, total as u64)));
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn form(&self) -> &Form {
+        &self.form
     }
 
     /// A linear layer of `weight` `[out_features, in_features]` and `bias` `[out_features]`.
@@ -99,6 +131,15 @@ impl Backend {
     /// [`crate::KernelError::Candle`] if the device refuses the memory.
     pub fn moe(&self, weights: MoeWeights, compute: ComputeType) -> Result<MoeExperts> {
         MoeExperts::on_backend(self, weights, compute)
+    }
+
+    /// The experts of one layer, left in the machine's memory and computed by the CPU kernels while the rest of the model
+    /// runs on the device: for weights that do not fit it.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Shape`] naming the first part that does not fit.
+    pub fn moe_in_ram(&self, weights: MoeWeights, compute: ComputeType) -> Result<MoeExperts> {
+        MoeExperts::in_ram(self, weights, compute)
     }
 
     /// The attention of one layer.

@@ -2,8 +2,11 @@
 
 mod attention;
 mod backend;
+mod check;
 mod compute_type;
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod embedding;
 mod error;
 mod kv_cache;
@@ -19,6 +22,7 @@ mod weight;
 
 pub use attention::{Attention, AttentionBatch, AttentionSpec, CosSin, LayerCache, Qkv};
 pub use backend::Backend;
+pub use check::{CheckShapes, OpCheck, check_ops};
 pub use compute_type::ComputeType;
 pub use cpu::{Isa, measure_read_speed, num_threads, set_num_threads};
 pub use embedding::Embedding;

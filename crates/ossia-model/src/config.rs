@@ -8,7 +8,9 @@ mod write;
 
 use std::path::Path;
 
-use crate::ModelError;
+use ossia_kernels::ComputeType;
+
+use crate::{ModelError, kv_cache};
 
 /// What a layer's attention may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,5 +142,10 @@ impl GptOssConfig {
     /// Width of all key (or value) heads together.
     pub fn kv_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
+    }
+
+    /// Bytes that one block of a KV cache takes over all layers.
+    pub fn kv_bytes_per_block(&self, compute: ComputeType, block_size: usize) -> usize {
+        kv_cache::bytes_per_block(self, compute, block_size)
     }
 }

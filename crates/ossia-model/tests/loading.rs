@@ -19,6 +19,7 @@ const OPTIONS: ModelOptions = ModelOptions {
     compute: ComputeType::F32,
     dense_weights: DenseWeights::AsStored,
     backend: Backend::cpu(),
+    cpu_moe: 0,
 };
 const IDS: [u32; 9] = [1, 5, 9, 300, 2, 2, 411, 7, 60];
 

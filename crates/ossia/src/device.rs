@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use ossia_kernels::Backend;
+use ossia_kernels::{Backend, ComputeType};
 
 /// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,42 +38,46 @@ impl FromStr for DeviceArg {
 }
 
 impl DeviceArg {
-    /// Opens the device.
-    pub(crate) fn backend(self) -> Result<Backend> {
-        match self {
-            Self::Auto => Ok(first_gpu().unwrap_or_else(Backend::cpu)),
-            Self::Cpu => Ok(Backend::cpu()),
-            Self::CpuGeneric => Ok(Backend::generic(&Device::Cpu)),
-            Self::Cuda(index) => cuda(index).with_context(|| format!("--device cuda:{index}")),
-            Self::Metal => metal().context("--device metal"),
-        }
+    /// Opens the device, with the form of the ops that is best there for `compute`.
+    pub(crate) fn backend(self, compute: ComputeType) -> Result<Backend> {
+        let device = match self {
+            Self::Auto => first_gpu().unwrap_or(Device::Cpu),
+            Self::Cpu => Device::Cpu,
+            Self::CpuGeneric => return Ok(Backend::generic(&Device::Cpu)),
+            Self::Cuda(index) => cuda(index).with_context(|| format!("--device cuda:{index}"))?,
+            Self::Metal => metal().context("--device metal")?,
+        };
+        Ok(Backend::new(&device, compute).unwrap_or_else(|error| {
+            tracing::warn!("our kernels do not run on this device, candle's ops take their place: {error}");
+            Backend::generic(&device)
+        }))
     }
 }
 
 /// The first GPU, `None` if this build or this machine has none; the log says why.
-fn first_gpu() -> Option<Backend> {
+fn first_gpu() -> Option<Device> {
     if candle_core::utils::cuda_is_available() {
         match cuda(0) {
-            Ok(backend) => return Some(backend),
-            Err(error) => tracing::info!("no CUDA device: {error:#}"),
+            Ok(device) => return Some(device),
+            Err(error) => tracing::info!("no CUDA device: {error}"),
         }
     }
     if candle_core::utils::metal_is_available() {
         match metal() {
-            Ok(backend) => return Some(backend),
-            Err(error) => tracing::info!("no Metal device: {error:#}"),
+            Ok(device) => return Some(device),
+            Err(error) => tracing::info!("no Metal device: {error}"),
         }
     }
     None
 }
 
 /// On a stream of its own, so that its work can be captured in a graph.
-fn cuda(index: usize) -> Result<Backend> {
-    Ok(Backend::new(&Device::new_cuda_with_stream(index)?))
+fn cuda(index: usize) -> candle_core::Result<Device> {
+    Device::new_cuda_with_stream(index)
 }
 
-fn metal() -> Result<Backend> {
-    Ok(Backend::new(&Device::new_metal(0)?))
+fn metal() -> candle_core::Result<Device> {
+    Device::new_metal(0)
 }
 
 #[cfg(test)]
@@ -99,12 +103,12 @@ mod tests {
     #[test]
     fn a_device_that_is_not_there_is_named_in_the_error() {
         // No machine has that many.
-        let error = DeviceArg::Cuda(4096).backend().expect_err("no such device");
+        let error = DeviceArg::Cuda(4096).backend(ComputeType::Bf16).expect_err("no such device");
         assert!(format!("{error:#}").starts_with("--device cuda:4096: "), "{error:#}");
     }
 
     #[test]
     fn auto_always_finds_a_device() {
-        DeviceArg::Auto.backend().expect("the CPU at least");
+        DeviceArg::Auto.backend(ComputeType::Bf16).expect("the CPU at least");
     }
 }

@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail, ensure};
 use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, GptOssRunner, ModelRunner, RunnerSpec};
 use ossia_harmony::Tokenizer;
 use ossia_kernels::ComputeType;
-use ossia_model::{DenseWeights, GptOss, GptOssConfig, ModelOptions};
+use ossia_model::{DenseWeights, GptOss, GptOssConfig, ModelOptions, WeightSizes};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
 use crate::cli::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
 use crate::device::DeviceArg;
+use crate::device_plan::{Budget, DevicePlan, Needs};
 use crate::hub::{self, HubEnv, RepoId};
 use crate::plan::MemoryPlan;
 use crate::progress::Progress;
@@ -54,7 +55,8 @@ pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, extra: &Extra) -> Res
         ModelSource::Scripted(rules) => scripted(rules.as_deref(), engine, extra.scripted_delay)?,
         _ => {
             let checkpoint = Checkpoint::find(args)?;
-            (checkpoint.tokenizer()?, Box::new(runner(checkpoint.model(args)?, engine)?))
+            let (model, device) = checkpoint.planned(args, engine)?;
+            (checkpoint.tokenizer()?, Box::new(runner(model, device, engine)?))
         }
     };
     let config =
@@ -65,7 +67,12 @@ pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, extra: &Extra) -> Res
 
 /// Loads the model that `args` name, without an engine.
 pub(crate) fn model(args: &ModelArgs) -> Result<GptOss> {
-    Checkpoint::find(args)?.model(args)
+    Checkpoint::find(args)?.model(args, &options(args)?)
+}
+
+/// The same with the memory of its device planned before.
+pub(crate) fn planned(args: &ModelArgs, engine: &EngineArgs) -> Result<(GptOss, Option<DevicePlan>)> {
+    Checkpoint::find(args)?.planned(args, engine)
 }
 
 /// Loads a checkpoint directory.
@@ -107,18 +114,48 @@ impl Checkpoint {
         }
     }
 
-    fn model(&self, args: &ModelArgs) -> Result<GptOss> {
-        let options = options(args.dtype, args.cpu_weights, args.device)?;
+    /// The architecture and the bytes of the weights.
+    fn size(&self, args: &ModelArgs) -> Result<(GptOssConfig, WeightSizes)> {
+        if let (Some(path), LoadFormatArg::Dummy) = (&args.hf_config, args.load_format) {
+            let config = GptOssConfig::from_file(path)?;
+            let sizes = WeightSizes::of_dummy(&config)?;
+            return Ok((config, sizes));
+        }
+        let config = GptOssConfig::from_file(&self.dir.join("config.json"))?;
+        Ok((config, WeightSizes::of_checkpoint(&self.dir)?))
+    }
+
+    /// Plans what goes where on a device with memory of its own, then loads.
+    fn planned(&self, args: &ModelArgs, engine: &EngineArgs) -> Result<(GptOss, Option<DevicePlan>)> {
+        let mut options = options(args)?;
+        let plan = match options.backend.memory()? {
+            None => None,
+            Some((free, _)) => {
+                let (config, sizes) = self.size(args)?;
+                let needs = Needs::new(&config, sizes, options.compute, engine);
+                let budget = Budget { free, utilization: engine.gpu_memory_utilization };
+                let plan = budget.plan(&needs, args.cpu_moe)?;
+                options.cpu_moe = plan.cpu_moe;
+                Some(plan)
+            }
+        };
+        if options.cpu_moe > 0 {
+            tracing::info!("the experts of {} layers stay in the machine's memory", options.cpu_moe);
+        }
+        Ok((self.model(args, &options)?, plan))
+    }
+
+    fn model(&self, args: &ModelArgs, options: &ModelOptions) -> Result<GptOss> {
         match (&args.hf_config, args.load_format) {
             (Some(config), LoadFormatArg::Dummy) => {
                 tracing::info!("random weights of the shape in {}", config.display());
                 let config = GptOssConfig::from_file(config)?;
-                Ok(GptOss::dummy(config, args.dummy_seed, &options)?)
+                Ok(GptOss::dummy(config, args.dummy_seed, options)?)
             }
             (None, LoadFormatArg::Dummy) => bail!("--load-format dummy needs --hf-config"),
             (_, LoadFormatArg::Safetensors) => {
                 let started = Instant::now();
-                let model = checkpoint(&self.dir, &options)?;
+                let model = checkpoint(&self.dir, options)?;
                 tracing::info!("weights ready in {:.1} s", started.elapsed().as_secs_f64());
                 Ok(model)
             }
@@ -136,7 +173,13 @@ impl Checkpoint {
 }
 
 /// How a model is run, on a device that is now open.
-pub(crate) fn options(dtype: Dtype, weights: CpuWeights, device: DeviceArg) -> Result<ModelOptions> {
+fn options(args: &ModelArgs) -> Result<ModelOptions> {
+    let options = device_options(args.dtype, args.cpu_weights, args.device)?;
+    Ok(ModelOptions { cpu_moe: args.cpu_moe.unwrap_or(0), ..options })
+}
+
+/// The same without the flags of a whole model.
+pub(crate) fn device_options(dtype: Dtype, weights: CpuWeights, device: DeviceArg) -> Result<ModelOptions> {
     let compute = match dtype {
         Dtype::F32 => ComputeType::F32,
         Dtype::Bf16 => ComputeType::Bf16,
@@ -146,18 +189,18 @@ pub(crate) fn options(dtype: Dtype, weights: CpuWeights, device: DeviceArg) -> R
         CpuWeights::Int8LmHead => DenseWeights::Int8LmHead,
         CpuWeights::Int8 => DenseWeights::Int8,
     };
-    let backend = device.backend()?;
+    let backend = device.backend(compute)?;
     ensure!(
         backend.device().is_cpu() || weights == CpuWeights::Bf16,
         "--cpu-weights rounds weights for the CPU; this model runs on {} (--device)",
         backend.name()
     );
-    Ok(ModelOptions { compute, dense_weights, backend })
+    Ok(ModelOptions { compute, dense_weights, backend, cpu_moe: 0 })
 }
 
 /// Gives the model its KV cache.
-fn runner(model: GptOss, args: &EngineArgs) -> Result<GptOssRunner> {
-    let plan = MemoryPlan::new(&model, args)?;
+fn runner(model: GptOss, device: Option<DevicePlan>, args: &EngineArgs) -> Result<GptOssRunner> {
+    let plan = MemoryPlan::new(&model, args, device)?;
     let (weights, kv_cache, num_blocks) = (plan.weights, plan.kv_cache, plan.num_blocks());
     tracing::info!(
         "computing on {}, weights {weights}, KV cache {kv_cache}: {num_blocks} blocks of {} tokens",

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod demo;
 mod device;
+mod device_plan;
 mod direct;
 mod hub;
 mod jwks;

@@ -2,39 +2,48 @@
 
 use anyhow::{Result, ensure};
 use ossia_engine::RunnerSpec;
-use ossia_model::GptOss;
+use ossia_model::{GptOss, GptOssConfig};
 
 use crate::cli::EngineArgs;
+use crate::device_plan::DevicePlan;
 use crate::memory::{self, ByteSize};
 
 /// Lengths that people think in, in tokens.
 const LENGTHS: [usize; 4] = [4096, 16_384, 65_536, 131_072];
+
+/// Blocks past which a cache has nothing to hold: all sequences at their longest, each token in both layer groups.
+pub(crate) fn useful_blocks(config: &GptOssConfig, args: &EngineArgs) -> u64 {
+    let longest = args.max_model_len.unwrap_or(config.max_position_embeddings);
+    (args.max_num_seqs * 2 * longest.div_ceil(args.block_size)) as u64
+}
 
 /// The memory of one model on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemoryPlan {
     pub(crate) weights: ByteSize,
     pub(crate) kv_cache: ByteSize,
-    /// What the machine can give, if it says so.
+    /// What the machine, or the device, can give, if it says so.
     pub(crate) available: Option<ByteSize>,
     spec: RunnerSpec,
 }
 
 impl MemoryPlan {
-    /// The plan for a model under these settings; the KV cache is sized once, from what is left beside the weights.
-    pub(crate) fn new(model: &GptOss, args: &EngineArgs) -> Result<Self> {
-        let (config, weights) = (model.config(), model.weight_bytes() as u64);
+    /// The plan for a model under these settings: the device's, if it has memory of its own, else the KV cache is sized
+    /// once, from what is left beside the weights.
+    pub(crate) fn new(model: &GptOss, args: &EngineArgs, device: Option<DevicePlan>) -> Result<Self> {
+        let config = model.config();
         let bytes_per_block = model.kv_bytes_per_block(args.block_size) as u64;
-        let available = memory::available();
-        let bytes = args.kv_cache_memory.map_or_else(
-            || {
-                let longest = args.max_model_len.unwrap_or(config.max_position_embeddings);
-                // Each token may take a place in both layer groups.
-                let blocks = args.max_num_seqs * 2 * longest.div_ceil(args.block_size);
-                memory::default_kv_bytes(available, weights, blocks as u64 * bytes_per_block)
-            },
-            |ByteSize(bytes)| bytes,
-        );
+        let (weights, available, bytes) = match device {
+            Some(plan) => (plan.weights, Some(plan.available), plan.kv_cache),
+            None => {
+                let (weights, available) = (model.weight_bytes() as u64, memory::available());
+                let useful = useful_blocks(config, args) * bytes_per_block;
+                let bytes = args
+                    .kv_cache_memory
+                    .map_or_else(|| memory::default_kv_bytes(available, weights, useful), |size| size.0);
+                (weights, available, bytes)
+            }
+        };
         let num_blocks = (bytes / bytes_per_block) as usize;
         ensure!(
             num_blocks > 0,

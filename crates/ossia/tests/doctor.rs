@@ -41,6 +41,15 @@ fn what_is_wrong_is_named() {
     }
 }
 
+/// On the device whose ops are candle's own, here the CPU.
+#[test]
+fn the_ops_of_a_device_are_checked() {
+    let (well, text) =
+        doctor(&["demo", "--port", "0", "--device", "cpu-generic", "--kernels", "--seed", "5"]);
+    assert!(well && text.contains("checks passed on Cpu in candle's own ops"), "{text}");
+    assert!(text.contains("seed 5") && text.contains("| attention, mixed | ok |"), "{text}");
+}
+
 #[test]
 fn a_damaged_checkpoint_is_found() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! The attention of one layer between its projections: rotation, cache write and attention over the cache.
 
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod generic;
 
 use candle_core::Tensor;
@@ -41,8 +43,17 @@ pub struct Attention {
 pub struct AttentionBatch<'a> {
     metadata: AttentionMetadata<'a>,
     slot_mapping: &'a [u32],
-    /// The same on the device, where the form wants it there.
-    generic: Option<GenericBatch>,
+    on_device: OnDevice,
+}
+
+/// A batch's metadata where the form wants it.
+#[derive(Debug)]
+enum OnDevice {
+    /// The CPU's ops read it as it is.
+    Cpu,
+    Generic(GenericBatch),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::CudaBatch),
 }
 
 /// What a layer's projections made of a batch's tokens, each `[n, heads * head_dim]` f32.
@@ -80,11 +91,15 @@ impl<'a> AttentionBatch<'a> {
         metadata: AttentionMetadata<'a>,
         slot_mapping: &'a [u32],
     ) -> Result<Self> {
-        let generic = match backend.form() {
-            Form::Cpu => None,
-            Form::Generic => Some(GenericBatch::new(backend, &metadata, slot_mapping)?),
+        let on_device = match backend.form() {
+            Form::Cpu => OnDevice::Cpu,
+            Form::Generic => OnDevice::Generic(GenericBatch::new(backend, &metadata, slot_mapping)?),
+            #[cfg(feature = "cuda")]
+            Form::Cuda(kernels) => {
+                OnDevice::Cuda(cuda::CudaBatch::new(kernels, backend.device(), &metadata, slot_mapping)?)
+            }
         };
-        Ok(Self { metadata, slot_mapping, generic })
+        Ok(Self { metadata, slot_mapping, on_device })
     }
 }
 
@@ -99,8 +114,17 @@ impl Attention {
                 found: vec![spec.sinks.len(), heads[1]],
             });
         }
+        #[cfg(feature = "cuda")]
+        if let (Form::Cuda(_), false) = (backend.form(), cuda::fits(&spec)) {
+            return Err(KernelError::Shape {
+                op: "attention",
+                what: "head_dim and query heads per key-value head",
+                expected: "for our CUDA kernels a multiple of 8 up to 128, and up to 16".to_owned(),
+                found: vec![spec.head_dim, heads[0] / heads[1]],
+            });
+        }
         let sinks = backend.vector(&spec.sinks)?;
-        Ok(Self { spec, sinks, form: backend.form() })
+        Ok(Self { spec, sinks, form: backend.form().clone() })
     }
 
     /// Rotates queries and keys by their positions, writes keys and values of the batch into the cache and attends:
@@ -116,24 +140,34 @@ impl Attention {
         cache: LayerCache,
         batch: &AttentionBatch,
     ) -> Result<Tensor> {
-        let AttentionSpec { num_attention_heads, num_key_value_heads, head_dim, .. } = self.spec;
-        let num_tokens = batch.slot_mapping.len();
-        let heads = |x: &Tensor, num_heads| x.reshape((num_tokens, num_heads, head_dim));
-        let q = rope(self.form, &heads(&qkv.q, num_attention_heads)?, &rotary.cos, &rotary.sin)?;
-        let k = rope(self.form, &heads(&qkv.k, num_key_value_heads)?, &rotary.cos, &rotary.sin)?;
-        let v = heads(&qkv.v, num_key_value_heads)?;
-        match &batch.generic {
-            None => {
+        match &batch.on_device {
+            OnDevice::Cpu => {
+                let (q, k, v) = self.rotated(qkv, rotary)?;
                 write_kv(&k, &v, cache.k, cache.v, batch.slot_mapping)?;
                 paged_attention(&q, cache.k, cache.v, &self.layer(), &batch.metadata)
             }
-            Some(generic) => {
+            OnDevice::Generic(generic) => {
                 self.check_cache(cache, batch)?;
+                let (q, k, v) = self.rotated(qkv, rotary)?;
                 generic.write(&k, cache.k)?;
                 generic.write(&v, cache.v)?;
                 generic.attend(&q, cache, &self.sinks, &self.layer())
             }
+            #[cfg(feature = "cuda")]
+            OnDevice::Cuda(cuda) => {
+                self.check_cache(cache, batch)?;
+                cuda.forward(&self.spec, &self.sinks, qkv, rotary, cache)
+            }
         }
+    }
+
+    /// Queries and keys turned by their positions, and values, each `[n, heads, head_dim]`.
+    fn rotated(&self, qkv: &Qkv, rotary: &CosSin) -> Result<(Tensor, Tensor, Tensor)> {
+        let AttentionSpec { num_attention_heads, num_key_value_heads, head_dim, .. } = self.spec;
+        let heads = |x: &Tensor, num_heads| x.reshape(((), num_heads, head_dim));
+        let q = rope(&self.form, &heads(&qkv.q, num_attention_heads)?, &rotary.cos, &rotary.sin)?;
+        let k = rope(&self.form, &heads(&qkv.k, num_key_value_heads)?, &rotary.cos, &rotary.sin)?;
+        Ok((q, k, heads(&qkv.v, num_key_value_heads)?))
     }
 
     fn layer(&self) -> AttentionLayer<'_> {

@@ -29,7 +29,7 @@ impl Embedding {
         let vocab_size = weight.rows();
         let weight = match backend.form() {
             Form::Cpu => Weight::Cpu(weight),
-            Form::Generic => Weight::Generic(backend.matrix(&weight)?),
+            _ => Weight::Generic(backend.matrix(&weight)?),
         };
         Ok(Self { weight, vocab_size })
     }

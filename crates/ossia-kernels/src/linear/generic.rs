@@ -10,9 +10,9 @@ use crate::{ComputeType, Result};
 #[derive(Clone, Debug)]
 pub(super) struct GenericLinear {
     /// `[out_features, in_features]`.
-    weight: Tensor,
+    pub(super) weight: Tensor,
     /// `[out_features]` f32.
-    bias: Option<Tensor>,
+    pub(super) bias: Option<Tensor>,
     compute: ComputeType,
 }
 

@@ -1,6 +1,8 @@
 //! Dense linear layer: `y = x @ weight^T + bias`.
 
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 pub(crate) mod generic;
 
 use std::sync::Arc;
@@ -25,6 +27,8 @@ pub struct Linear {
 enum Layer {
     Cpu(CpuLinear),
     Generic(GenericLinear),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::CudaLinear),
 }
 
 impl Linear {
@@ -55,6 +59,11 @@ impl Linear {
         let layer = match backend.form() {
             Form::Cpu => Layer::Cpu(CpuLinear::new(weight, bias, compute)),
             Form::Generic => Layer::Generic(GenericLinear::new(backend, &weight, bias.as_deref(), compute)?),
+            #[cfg(feature = "cuda")]
+            Form::Cuda(kernels) => {
+                let layer = GenericLinear::new(backend, &weight, bias.as_deref(), compute)?;
+                cuda::CudaLinear::new(&layer, kernels).map_or(Layer::Generic(layer), Layer::Cuda)
+            }
         };
         Ok(Self { layer, in_features })
     }
@@ -79,6 +88,8 @@ impl Linear {
         match &self.layer {
             Layer::Cpu(layer) => layer.forward(x),
             Layer::Generic(layer) => layer.forward(x),
+            #[cfg(feature = "cuda")]
+            Layer::Cuda(layer) => layer.forward(x),
         }
     }
 }

@@ -13,24 +13,24 @@ use crate::{ComputeType, Result};
 /// The experts of one layer on the device.
 #[derive(Clone, Debug)]
 pub(super) struct GenericExperts {
-    gate_up: Projection,
-    down: Projection,
-    num_experts: usize,
-    experts_per_token: usize,
-    swiglu_limit: f64,
-    compute: ComputeType,
+    pub(super) gate_up: Projection,
+    pub(super) down: Projection,
+    pub(super) num_experts: usize,
+    pub(super) experts_per_token: usize,
+    pub(super) swiglu_limit: f64,
+    pub(super) compute: ComputeType,
 }
 
 /// One matrix and bias per expert.
 #[derive(Clone, Debug)]
-struct Projection {
-    weights: Weights,
+pub(super) struct Projection {
+    pub(super) weights: Weights,
     /// `[num_experts, rows]` f32.
-    bias: Tensor,
+    pub(super) bias: Tensor,
 }
 
 #[derive(Clone, Debug)]
-enum Weights {
+pub(super) enum Weights {
     Mxfp4(GenericMxfp4),
     /// `[num_experts, cols, rows]`, as bf16 checkpoints store them.
     Bf16(Tensor),

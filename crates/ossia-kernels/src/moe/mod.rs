@@ -1,12 +1,14 @@
 //! Mixture of experts: `y = sum_j w_j * down_j(swiglu(gate_up_j(x)))` over each token's top experts.
 
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod forward;
 mod generic;
 mod router;
 mod swiglu;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use self::cpu::CpuExperts;
 use self::generic::GenericExperts;
@@ -70,7 +72,11 @@ pub struct MoeExperts {
 #[derive(Clone, Debug)]
 enum Experts {
     Cpu(CpuExperts),
+    /// On the CPU, for activations that come from a device and go back to it.
+    InRam(CpuExperts, Device),
     Generic(GenericExperts),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::CudaExperts),
 }
 
 impl MoeExperts {
@@ -88,7 +94,19 @@ impl MoeExperts {
         let experts = match backend.form() {
             Form::Cpu => Experts::Cpu(CpuExperts::new(weights, compute)),
             Form::Generic => Experts::Generic(GenericExperts::new(backend, &weights, compute)?),
+            #[cfg(feature = "cuda")]
+            Form::Cuda(kernels) => {
+                let experts = GenericExperts::new(backend, &weights, compute)?;
+                cuda::CudaExperts::new(&experts, kernels).map_or(Experts::Generic(experts), Experts::Cuda)
+            }
         };
+        Ok(Self { experts, hidden_size, num_experts })
+    }
+
+    pub(crate) fn in_ram(backend: &Backend, weights: MoeWeights, compute: ComputeType) -> Result<Self> {
+        weights.check()?;
+        let (hidden_size, num_experts) = (weights.hidden_size(), weights.num_experts());
+        let experts = Experts::InRam(CpuExperts::new(weights, compute), backend.device().clone());
         Ok(Self { experts, hidden_size, num_experts })
     }
 
@@ -118,7 +136,13 @@ impl MoeExperts {
         expect("router logits", &[x.dims()[0], self.num_experts], router_logits.dims())?;
         match &self.experts {
             Experts::Cpu(experts) => experts.forward(x, router_logits),
+            Experts::InRam(experts, device) => {
+                let (x, router_logits) = (x.to_device(&Device::Cpu)?, router_logits.to_device(&Device::Cpu)?);
+                Ok(experts.forward(&x, &router_logits)?.to_device(device)?)
+            }
             Experts::Generic(experts) => experts.forward(x, router_logits),
+            #[cfg(feature = "cuda")]
+            Experts::Cuda(experts) => experts.forward(x, router_logits),
         }
     }
 }

@@ -10,15 +10,15 @@ use crate::backend::Backend;
 #[derive(Clone, Debug)]
 pub(crate) struct GenericMxfp4 {
     /// `[num_experts, rows * cols / 2]` u8.
-    blocks: Tensor,
+    pub(crate) blocks: Tensor,
     /// `[num_experts, rows * cols / 32]` u8.
-    scales: Tensor,
+    pub(crate) scales: Tensor,
     /// Both values of each byte, the low nibble's first, `[256, 2]` f32.
     values_of_byte: Tensor,
     /// The factor of each scale, `[256, 1]` f32.
     factor_of_scale: Tensor,
     rows: usize,
-    cols: usize,
+    pub(crate) cols: usize,
 }
 
 impl GenericMxfp4 {

@@ -1,6 +1,8 @@
 //! Root-mean-square normalisation, alone or together with the residual sum before it.
 
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod generic;
 
 use candle_core::Tensor;
@@ -19,7 +21,7 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     pub(crate) fn new(backend: &Backend, weight: Vec<f32>, eps: f32) -> Result<Self> {
-        Ok(Self { weight: backend.vector(&weight)?, eps, form: backend.form() })
+        Ok(Self { weight: backend.vector(&weight)?, eps, form: backend.form().clone() })
     }
 
     /// `x` `[n, width]` f32 to the same.
@@ -28,9 +30,32 @@ impl RmsNorm {
     /// [`crate::KernelError::Shape`] or [`crate::KernelError::ActivationDType`] if `x` is anything else.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         check_activation("rms_norm", "x", x, self.weight.elem_count())?;
-        match self.form {
+        match &self.form {
             Form::Cpu => cpu::rms_norm(x, &self.weight, self.eps),
             Form::Generic => generic::rms_norm(x, &self.weight, self.eps),
+            #[cfg(feature = "cuda")]
+            Form::Cuda(kernels) => cuda::rms_norm(kernels, x, &self.weight, self.eps),
+        }
+    }
+
+    /// The sum of `x` and `residual`, both `[n, width]` f32, and what [`Self::forward`] makes of it.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_sum(&self, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor)> {
+        match &self.form {
+            #[cfg(feature = "cuda")]
+            Form::Cuda(kernels) => {
+                for x in [x, residual] {
+                    check_activation("rms_norm", "x", x, self.weight.elem_count())?;
+                }
+                cuda::rms_norm_sum(kernels, x, residual, &self.weight, self.eps)
+            }
+            _ => {
+                let sum = (x + residual)?;
+                let normalized = self.forward(&sum)?;
+                Ok((sum, normalized))
+            }
         }
     }
 }

@@ -12,11 +12,11 @@ use crate::{KernelError, Result};
 ///
 /// # Errors
 /// [`KernelError::Shape`] or [`KernelError::ActivationDType`] if an argument is anything else.
-pub(crate) fn rope(form: Form, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+pub(crate) fn rope(form: &Form, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     check(x, cos, sin)?;
     match form {
         Form::Cpu => cpu::rope(x, cos, sin),
-        Form::Generic => generic::rope(x, cos, sin),
+        _ => generic::rope(x, cos, sin),
     }
 }
 
@@ -58,7 +58,7 @@ mod tests {
         let x = tensor(&[1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0], &[2, 1, 4]);
         let cos = tensor(&[1.0, 1.0, 0.0, 1.0], &[2, 2]);
         let sin = tensor(&[0.0, 0.0, 1.0, 0.0], &[2, 2]);
-        for form in [Form::Cpu, Form::Generic] {
+        for form in [&Form::Cpu, &Form::Generic] {
             let out = rope(form, &x, &cos, &sin).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(out, [1.0, 2.0, 3.0, 4.0, -3.0, 2.0, 1.0, 4.0]);
             assert!(rope(form, &x, &cos, &x).is_err());

@@ -32,7 +32,7 @@ impl DecoderLayer {
             input_layernorm: norm("input_layernorm", loader)?,
             self_attn: Attention::load(config, options, layer_idx, loader)?,
             post_attention_layernorm: norm("post_attention_layernorm", loader)?,
-            mlp: Mlp::load(config, options, &format!("{prefix}.mlp"), loader)?,
+            mlp: Mlp::load(config, options, layer_idx, loader)?,
         })
     }
 
@@ -46,8 +46,8 @@ impl DecoderLayer {
     ) -> Result<Tensor, ModelError> {
         let attn =
             self.self_attn.forward(&self.input_layernorm.forward(hidden_states)?, rotary, batches, kv)?;
-        let hidden_states = (hidden_states + attn)?;
-        let mlp = self.mlp.forward(&self.post_attention_layernorm.forward(&hidden_states)?)?;
+        let (hidden_states, normalized) = self.post_attention_layernorm.forward_sum(hidden_states, &attn)?;
+        let mlp = self.mlp.forward(&normalized)?;
         Ok((hidden_states + mlp)?)
     }
 }

@@ -17,9 +17,10 @@ impl Mlp {
     pub(super) fn load(
         config: &GptOssConfig,
         options: &ModelOptions,
-        prefix: &str,
+        layer_idx: usize,
         loader: &mut Loader,
     ) -> Result<Self, ModelError> {
+        let prefix = format!("model.layers.{layer_idx}.mlp");
         let (hidden, inter, experts) =
             (config.hidden_size, config.intermediate_size, config.num_local_experts);
         let router = loader.matrix(&format!("{prefix}.router.weight"), experts, hidden)?;
@@ -37,7 +38,10 @@ impl Mlp {
         Ok(Self {
             // Which experts are chosen must not hang on rounding: the router is small and always f32.
             router: options.backend.linear(router, Some(router_bias), ComputeType::F32)?,
-            experts: options.backend.moe(weights, options.compute)?,
+            experts: match layer_idx < options.cpu_moe {
+                true => options.backend.moe_in_ram(weights, options.compute)?,
+                false => options.backend.moe(weights, options.compute)?,
+            },
         })
     }
 

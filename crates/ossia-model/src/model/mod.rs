@@ -17,7 +17,7 @@ use ossia_kernels::{
 use self::layer::DecoderLayer;
 use self::norm::load_norm;
 use self::rotary::RotaryEmbedding;
-use crate::kv_cache::{self, KvCache};
+use crate::kv_cache::KvCache;
 use crate::weights::{Checkpoint, DummyWeights, LoadProgress, Loader, WeightSource};
 use crate::{ForwardBatch, GptOssConfig, KvMetadata, Logits, ModelError};
 
@@ -30,6 +30,8 @@ pub struct ModelOptions {
     pub dense_weights: DenseWeights,
     /// Where it runs, and in which form of the ops.
     pub backend: Backend,
+    /// Layers, from the first on, whose experts stay in the machine's memory and are computed by the CPU.
+    pub cpu_moe: usize,
 }
 
 /// How the matrices of attention and the lm_head are kept. Experts stay as stored, the router and the embedding too.
@@ -64,7 +66,8 @@ impl ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { compute: ComputeType::Bf16, dense_weights: DenseWeights::AsStored, backend: Backend::cpu() }
+        let backend = Backend::cpu();
+        Self { compute: ComputeType::Bf16, dense_weights: DenseWeights::AsStored, backend, cpu_moe: 0 }
     }
 }
 
@@ -155,7 +158,7 @@ impl GptOss {
 
     /// Bytes that one block of a KV cache takes over all layers.
     pub fn kv_bytes_per_block(&self, block_size: usize) -> usize {
-        kv_cache::bytes_per_block(&self.config, self.options.compute, block_size)
+        self.config.kv_bytes_per_block(self.options.compute, block_size)
     }
 
     /// Allocates a KV cache of `num_blocks` blocks of `block_size` tokens.

@@ -30,6 +30,11 @@ impl DummyWeights {
         let specs = layout::tensors(config)?;
         Ok(Self { specs: specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect(), seed })
     }
+
+    /// Name and bytes of each tensor.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.specs.values().map(|spec| (spec.name.as_str(), spec.size_bytes() as u64))
+    }
 }
 
 impl WeightSource for DummyWeights {

@@ -6,7 +6,7 @@ mod loader;
 mod safetensors;
 mod write;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ossia_kernels::WeightBytes;
 
@@ -15,7 +15,45 @@ pub(crate) use loader::Loader;
 pub(crate) use safetensors::Checkpoint;
 pub use write::write_checkpoint;
 
-use crate::ModelError;
+use crate::{GptOssConfig, ModelError};
+
+/// Bytes of a model's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightSizes {
+    /// All of them.
+    pub total_bytes: u64,
+    /// The experts of all layers, a part of that.
+    pub expert_bytes: u64,
+}
+
+impl WeightSizes {
+    fn of(tensors: impl Iterator<Item = (impl AsRef<str>, u64)>) -> Self {
+        let mut sizes = Self { total_bytes: 0, expert_bytes: 0 };
+        for (name, bytes) in tensors {
+            sizes.total_bytes += bytes;
+            if name.as_ref().contains(".mlp.experts.") {
+                sizes.expert_bytes += bytes;
+            }
+        }
+        sizes
+    }
+
+    /// Of the checkpoint in `dir`, nothing of it read but headers.
+    ///
+    /// # Errors
+    /// Names the file that is missing or damaged.
+    pub fn of_checkpoint(dir: &Path) -> Result<Self, ModelError> {
+        Ok(Self::of(Checkpoint::open(dir)?.sizes()))
+    }
+
+    /// Of random weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if MXFP4 cannot hold the shape.
+    pub fn of_dummy(config: &GptOssConfig) -> Result<Self, ModelError> {
+        Ok(Self::of(DummyWeights::new(config, 0)?.sizes()))
+    }
+}
 
 /// How much of the weights is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,6 +60,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Name and bytes of each tensor.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.tensors.iter().map(|(name, (_, entry))| (name.as_str(), entry.range.len() as u64))
+    }
+
     fn add_file(&mut self, path: PathBuf) -> Result<(), ModelError> {
         let map = map_file(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
         let entries =

@@ -30,7 +30,7 @@ pub(crate) enum Command {
     /// Print the settings that `serve` would have with these flags, and where each comes from
     Config(Box<ServeArgs>),
     /// Check whether `serve` would start with these flags, and what would fit
-    Doctor(Box<ServeArgs>),
+    Doctor(Box<DoctorArgs>),
     /// Make, list and revoke API keys
     Key(KeyArgs),
     /// Answer one prompt on the terminal
@@ -111,6 +111,18 @@ pub(crate) struct HealthArgs {
     pub(crate) live: bool,
     #[command(flatten)]
     pub(crate) http: HttpArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    /// Also hold every op of the device against the CPU kernels, and time it
+    #[arg(long)]
+    pub(crate) kernels: bool,
+    /// With `--kernels`: seed of the inputs [default: random]
+    #[arg(long, requires = "kernels")]
+    pub(crate) seed: Option<u64>,
 }
 
 #[derive(Debug, Args)]

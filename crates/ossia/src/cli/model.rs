@@ -27,6 +27,9 @@ pub(crate) struct ModelArgs {
     /// Where the model runs: `auto` (a GPU if this build and machine have one), `cpu`, `cuda:N` or `metal`
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceArg,
+    /// On a GPU: keep the experts of the first N layers in the machine's memory and compute them on the CPU [default: as few as will do]
+    #[arg(long, value_name = "N")]
+    pub(crate) cpu_moe: Option<usize>,
     /// Where the weights come from
     #[arg(long, value_enum, default_value_t = LoadFormatArg::Safetensors, requires_if("dummy", "hf_config"))]
     pub(crate) load_format: LoadFormatArg,
@@ -83,6 +86,9 @@ pub(crate) struct EngineArgs {
     /// Memory of the KV cache, such as `2GiB` [default: from what is free after the weights]
     #[arg(long, value_name = "SIZE")]
     pub(crate) kv_cache_memory: Option<ByteSize>,
+    /// On a GPU: share of its free memory that weights, activations and KV cache may take together
+    #[arg(long, default_value_t = 0.92, value_name = "SHARE")]
+    pub(crate) gpu_memory_utilization: f64,
     /// Tokens per KV cache block
     #[arg(long, default_value_t = 16)]
     pub(crate) block_size: usize,

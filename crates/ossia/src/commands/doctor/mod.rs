@@ -1,13 +1,16 @@
 //! `ossia doctor`: would `serve` start with these settings, and what would fit? Everything is tried, nothing is changed.
 
+mod kernels;
+
 use std::fmt::Display;
 use std::io::{Write, stdout};
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use ossia_kernels::Isa;
+use ossia_kernels::{ComputeType, Isa};
 
-use crate::cli::ServeArgs;
+use self::kernels::KernelReport;
+use crate::cli::{DoctorArgs, ServeArgs};
 use crate::commands::serve::Setup;
 use crate::config::{Setting, Source};
 use crate::hub::{self, HubEnv, RepoId, checksums};
@@ -38,16 +41,32 @@ impl Findings {
 }
 
 /// Looks at everything; an error if anything would keep `serve` from starting.
-pub(crate) fn run(args: &ServeArgs, settings: &[Setting]) -> Result<()> {
+pub(crate) fn run(doctor: &DoctorArgs, settings: &[Setting]) -> Result<()> {
+    let args = &doctor.serve;
     let mut findings = Findings::default();
     findings.note("configuration", Ok(layers(settings)))?;
     findings.note("processor", Ok(processor(args)))?;
     check_model(args, &mut findings)?;
     findings.note("setup", Setup::new(args).and_then(|setup| try_setup(args, &setup)))?;
     findings.note("address", try_address(args))?;
+    if doctor.kernels {
+        check_kernels(doctor, &mut findings)?;
+    }
     match findings.num_failed {
         0 => Ok(()),
-        failed => bail!("{failed} of these would keep the server from starting"),
+        failed => bail!("{failed} of these would keep the server from starting, or from being right"),
+    }
+}
+
+/// The ops of the device, with a table of what each did.
+fn check_kernels(args: &DoctorArgs, findings: &mut Findings) -> Result<()> {
+    let backend = args.serve.model.device.backend(ComputeType::Bf16);
+    match backend.and_then(|backend| KernelReport::new(&backend, args.seed)) {
+        Ok(report) => {
+            findings.note("kernels", report.verdict())?;
+            Ok(writeln!(stdout(), "\n{report}")?)
+        }
+        Err(error) => findings.note::<&str>("kernels", Err(error)),
     }
 }
 
@@ -94,8 +113,8 @@ fn check_model(args: &ServeArgs, findings: &mut Findings) -> Result<()> {
         ModelSource::Directory(dir) => findings.note("model files", check_hashes(dir))?,
         ModelSource::Demo => findings.note("model files", Ok("inside the program"))?,
     }
-    let model = match load::model(&args.model) {
-        Ok(model) => model,
+    let (model, device) = match load::planned(&args.model, &args.engine) {
+        Ok(planned) => planned,
         Err(error) => return findings.note::<&str>("model", Err(error)),
     };
     let config = model.config();
@@ -104,7 +123,9 @@ fn check_model(args: &ServeArgs, findings: &mut Findings) -> Result<()> {
         config.num_hidden_layers, config.num_local_experts, config.max_position_embeddings
     );
     findings.note("model", Ok(shape))?;
-    findings.note("memory", MemoryPlan::new(&model, &args.engine).and_then(|plan| check_memory(&plan, args)))
+    findings.note("device", Ok(model.backend().name()))?;
+    let plan = MemoryPlan::new(&model, &args.engine, device);
+    findings.note("memory", plan.and_then(|plan| check_memory(&plan, args)))
 }
 
 fn check_memory(plan: &MemoryPlan, args: &ServeArgs) -> Result<String> {

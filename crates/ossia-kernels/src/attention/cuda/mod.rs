@@ -1,0 +1,98 @@
+//! Attention on CUDA: `rope_and_cache.cu`, then `paged_attention.cu` for sequences of few new tokens and
+//! `tiled_attention.cu` for those of many.
+
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(test)]
+mod tests;
+mod words;
+
+#[cfg(feature = "cuda")]
+pub(super) use device::{CudaBatch, fits};
+
+use self::words::Words;
+
+/// As in the kernels' files.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RopeAndCacheArgs {
+    q: u64,
+    k: u64,
+    v: u64,
+    cos: u64,
+    sin: u64,
+    slots: u64,
+    q_out: u64,
+    k_cache: u64,
+    v_cache: u64,
+    num_heads: u32,
+    num_kv_heads: u32,
+    head_dim: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PagedAttentionArgs {
+    q: u64,
+    tokens: u64,
+    k_cache: u64,
+    v_cache: u64,
+    token_seqs: u64,
+    positions: u64,
+    table_starts: u64,
+    first_blocks: u64,
+    blocks: u64,
+    sinks: u64,
+    part_out: u64,
+    part_max: u64,
+    part_sum: u64,
+    out: u64,
+    num_heads: u32,
+    num_kv_heads: u32,
+    head_dim: u32,
+    block_size: u32,
+    max_splits: u32,
+    window: u32,
+    scale: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TiledAttentionArgs {
+    q: u64,
+    k_cache: u64,
+    v_cache: u64,
+    seqs: u64,
+    seq_starts: u64,
+    context_lens: u64,
+    table_starts: u64,
+    first_blocks: u64,
+    blocks: u64,
+    sinks: u64,
+    out: u64,
+    count: u32,
+    num_heads: u32,
+    num_kv_heads: u32,
+    block_size: u32,
+    window: u32,
+    scale: f32,
+}
+
+/// Keys of a part: `SPLIT_LEN` of the kernel.
+const SPLIT_LEN: usize = 256;
+const ROPE_THREADS: u32 = 256;
+const SPLIT_THREADS: u32 = 128;
+const JOIN_THREADS: u32 = 64;
+const TILED_THREADS: u32 = 128;
+/// Rows of a tile, a row being a head of a query.
+const TILE_ROWS: usize = 64;
+/// The only width of a head that the tiled kernel takes.
+const TILED_HEAD_DIM: usize = 64;
+
+/// Parts of the keys that a query with `context_len` tokens before and at it may see.
+fn num_splits(context_len: usize, window: Option<usize>) -> usize {
+    let seen = window.map_or(context_len, |window| window.min(context_len));
+    // A window may begin in the middle of a part.
+    let unaligned = usize::from(window.is_some_and(|window| window < context_len));
+    seen.div_ceil(SPLIT_LEN) + unaligned
+}
