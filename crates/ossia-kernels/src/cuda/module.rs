@@ -22,6 +22,8 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 const KERNELS: &[(&str, &[&str])] = &[
     ("bf16_gemv", &["bf16_gemv_f32"]),
     ("combine", &["moe_combine_f32"]),
+    ("embedding", &["embedding_bf16_f32"]),
+    ("exact_gemv", &["exact_gemv_f32"]),
     ("mxfp4_down", &["mxfp4_down_f32"]),
     ("mxfp4_gate_up", &["mxfp4_gate_up_f32"]),
     ("mxfp4_grouped", &["mxfp4_gate_up_grouped_f32", "mxfp4_down_grouped_f32"]),
@@ -51,7 +53,11 @@ unsafe impl<A: Copy> DeviceRepr for Bytes<A> {}
 impl Kernels {
     /// Loads the kernels onto `device`.
     pub(crate) fn load(device: &Device) -> Result<Self> {
-        let stream = device.as_cuda_device()?.cuda_stream();
+        let cuda = device.as_cuda_device()?;
+        // SAFETY: everything of this device is made, used and freed on its one stream, in order, so no event need be
+        // recorded for each use of each tensor.
+        unsafe { cuda.disable_event_tracking() };
+        let stream = cuda.cuda_stream();
         let mut functions = HashMap::new();
         for (source, names) in KERNELS {
             let fatbin =

@@ -1,6 +1,8 @@
 //! Rows of the embedding matrix as f32.
 
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 
 use std::sync::Arc;
 
@@ -22,6 +24,9 @@ enum Weight {
     Cpu(Arc<Matrix>),
     /// `[vocab, hidden]` on the device.
     Generic(Tensor),
+    /// The same in bf16, read by our kernel.
+    #[cfg(feature = "cuda")]
+    Cuda(Tensor, Arc<crate::cuda::Kernels>),
 }
 
 impl Embedding {
@@ -29,7 +34,12 @@ impl Embedding {
         let vocab_size = weight.rows();
         let weight = match backend.form() {
             Form::Cpu => Weight::Cpu(weight),
-            _ => Weight::Generic(backend.matrix(&weight)?),
+            Form::Generic => Weight::Generic(backend.matrix(&weight)?),
+            #[cfg(feature = "cuda")]
+            Form::Cuda(kernels) => match backend.matrix(&weight)? {
+                weight if weight.dtype() == DType::BF16 => Weight::Cuda(weight, kernels.clone()),
+                weight => Weight::Generic(weight),
+            },
         };
         Ok(Self { weight, vocab_size })
     }
@@ -53,6 +63,8 @@ impl Embedding {
                 let ids = Tensor::from_slice(ids, ids.len(), weight.device())?;
                 Ok(weight.index_select(&ids, 0)?.to_dtype(DType::F32)?)
             }
+            #[cfg(feature = "cuda")]
+            Weight::Cuda(weight, kernels) => cuda::embedding(kernels, weight, ids),
         }
     }
 }

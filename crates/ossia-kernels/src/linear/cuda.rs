@@ -1,4 +1,5 @@
-//! The linear layer on CUDA: `bf16_gemv.cu` for few tokens, cuBLAS for more.
+//! The linear layer on CUDA: `bf16_gemv.cu` for few tokens, cuBLAS for more; `exact_gemv.cu` where activations are not to
+//! be rounded.
 
 /// As in the kernel's file.
 #[repr(C)]
@@ -13,10 +14,23 @@ struct Bf16GemvArgs {
     num_tokens: u32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ExactGemvArgs {
+    weight: u64,
+    bias: u64,
+    x: u64,
+    y: u64,
+    rows: u32,
+    cols: u32,
+}
+
 /// Tokens of one launch.
 const TOKENS: usize = 4;
 /// Weight rows of a block: four of each of eight warps.
 const BLOCK_ROWS: usize = 32;
+/// The same of the exact kernel: one of each.
+const EXACT_BLOCK_ROWS: usize = 8;
 const THREADS: u32 = 256;
 
 #[cfg(feature = "cuda")]
@@ -26,9 +40,11 @@ mod device {
     use candle_core::{DType, Tensor};
 
     use super::super::generic::GenericLinear;
-    use super::{BLOCK_ROWS, Bf16GemvArgs, THREADS, TOKENS};
+    use super::{BLOCK_ROWS, Bf16GemvArgs, EXACT_BLOCK_ROWS, ExactGemvArgs, THREADS, TOKENS};
     use crate::Result;
+    use crate::backend::Backend;
     use crate::cuda::{Grid, Kernels};
+    use crate::weight::Matrix;
 
     /// Most tokens that are multiplied without cuBLAS.
     const MAX_GEMV_TOKENS: usize = 8;
@@ -72,10 +88,57 @@ mod device {
             Ok(y)
         }
     }
+
+    /// A bf16 weight that is multiplied with f32 activations as they are.
+    #[derive(Clone, Debug)]
+    pub(in super::super) struct ExactLinear {
+        /// bf16 `[out_features, in_features]`.
+        weight: Tensor,
+        /// f32 `[out_features]`.
+        bias: Option<Tensor>,
+        kernels: Arc<Kernels>,
+    }
+
+    impl ExactLinear {
+        /// Whether the kernel takes this weight: bf16, whole steps of columns.
+        pub(in super::super) fn fits(weight: &Matrix) -> bool {
+            let is_bf16 = weight.stored().is_some_and(|(_, dtype)| dtype == DType::BF16);
+            is_bf16 && weight.cols().is_multiple_of(8)
+        }
+
+        pub(in super::super) fn new(
+            backend: &Backend,
+            kernels: &Arc<Kernels>,
+            weight: &Matrix,
+            bias: Option<&[f32]>,
+        ) -> Result<Self> {
+            let bias = bias.map(|bias| backend.vector(bias)).transpose()?;
+            Ok(Self { weight: backend.matrix(weight)?, bias, kernels: kernels.clone() })
+        }
+
+        /// `x` `[n, in_features]` f32 to `[n, out_features]` f32.
+        pub(in super::super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+            let (rows, cols) = self.weight.dims2()?;
+            let (x, num_tokens) = (x.contiguous()?, x.dims()[0]);
+            let y = self.kernels.output((num_tokens, rows), DType::F32)?;
+            let args = ExactGemvArgs {
+                weight: self.kernels.address(&self.weight)?,
+                bias: self.bias.as_ref().map_or(Ok(0), |bias| self.kernels.address(bias))?,
+                x: self.kernels.address(&x)?,
+                y: self.kernels.address(&y)?,
+                rows: rows as u32,
+                cols: cols as u32,
+            };
+            let grid = Grid::new([rows.div_ceil(EXACT_BLOCK_ROWS), num_tokens, 1], THREADS);
+            // SAFETY: the kernel reads whole rows of the weight and of `x`, and writes one row of `y` per token.
+            unsafe { self.kernels.launch("exact_gemv_f32", args, grid)? };
+            Ok(y)
+        }
+    }
 }
 
 #[cfg(feature = "cuda")]
-pub(super) use device::CudaLinear;
+pub(super) use device::{CudaLinear, ExactLinear};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -113,14 +176,43 @@ mod tests {
                 };
                 twin.launch("bf16_gemv_f32", &args, Grid::new([rows.div_ceil(BLOCK_ROWS), 1, 1], THREADS));
 
-                let bytes = WeightBytes::owned(weight.iter().flat_map(|w| w.to_le_bytes()).collect());
-                let weight = Arc::new(Matrix::new(bytes, DType::BF16, rows, cols).unwrap());
-                let layer = Linear::new(weight, with_bias.then_some(bias), ComputeType::F32).unwrap();
                 let rounded: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
-                let x = Tensor::from_vec(rounded, (num_tokens, cols), &Device::Cpu).unwrap();
-                let expected = layer.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+                let expected = on_cpu(&weight, with_bias.then_some(bias), &rounded, [rows, cols]);
                 assert_close(&y.f32s(), &expected, &format!("{rows}x{cols}, {num_tokens} tokens"));
             }
         }
+    }
+
+    #[test]
+    fn the_exact_twin_rounds_nothing() {
+        let random = &mut Random::fresh();
+        for (rows, cols) in [(1, 8), (32, 2880), (37, 264)] {
+            let (weight, bias) = (random.bf16s(rows * cols), random.f32s(rows));
+            for num_tokens in [1, 5] {
+                let x = random.f32s(num_tokens * cols);
+                let mut y = Output::new(num_tokens * rows);
+                let args = ExactGemvArgs {
+                    weight: input(&weight),
+                    bias: input(&bias),
+                    x: input(&x),
+                    y: y.address(),
+                    rows: rows as u32,
+                    cols: cols as u32,
+                };
+                let grid = Grid::new([rows.div_ceil(EXACT_BLOCK_ROWS), num_tokens, 1], THREADS);
+                Twin::of("linear/exact_gemv.cu").launch("exact_gemv_f32", &args, grid);
+                let expected = on_cpu(&weight, Some(bias.clone()), &x, [rows, cols]);
+                assert_close(&y.f32s(), &expected, &format!("{rows}x{cols}, {num_tokens} tokens"));
+            }
+        }
+    }
+
+    /// The CPU kernel's product, exact in its inputs.
+    fn on_cpu(weight: &[bf16], bias: Option<Vec<f32>>, x: &[f32], [rows, cols]: [usize; 2]) -> Vec<f32> {
+        let bytes = WeightBytes::owned(weight.iter().flat_map(|w| w.to_le_bytes()).collect());
+        let weight = Arc::new(Matrix::new(bytes, DType::BF16, rows, cols).unwrap());
+        let layer = Linear::new(weight, bias, ComputeType::F32).unwrap();
+        let x = Tensor::from_slice(x, (x.len() / cols, cols), &Device::Cpu).unwrap();
+        layer.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 }

@@ -29,6 +29,8 @@ enum Layer {
     Generic(GenericLinear),
     #[cfg(feature = "cuda")]
     Cuda(cuda::CudaLinear),
+    #[cfg(feature = "cuda")]
+    CudaExact(cuda::ExactLinear),
 }
 
 impl Linear {
@@ -60,10 +62,15 @@ impl Linear {
             Form::Cpu => Layer::Cpu(CpuLinear::new(weight, bias, compute)),
             Form::Generic => Layer::Generic(GenericLinear::new(backend, &weight, bias.as_deref(), compute)?),
             #[cfg(feature = "cuda")]
-            Form::Cuda(kernels) => {
-                let layer = GenericLinear::new(backend, &weight, bias.as_deref(), compute)?;
-                cuda::CudaLinear::new(&layer, kernels).map_or(Layer::Generic(layer), Layer::Cuda)
-            }
+            Form::Cuda(kernels) => match compute {
+                ComputeType::F32 if cuda::ExactLinear::fits(&weight) => {
+                    Layer::CudaExact(cuda::ExactLinear::new(backend, kernels, &weight, bias.as_deref())?)
+                }
+                _ => {
+                    let layer = GenericLinear::new(backend, &weight, bias.as_deref(), compute)?;
+                    cuda::CudaLinear::new(&layer, kernels).map_or(Layer::Generic(layer), Layer::Cuda)
+                }
+            },
         };
         Ok(Self { layer, in_features })
     }
@@ -90,6 +97,8 @@ impl Linear {
             Layer::Generic(layer) => layer.forward(x),
             #[cfg(feature = "cuda")]
             Layer::Cuda(layer) => layer.forward(x),
+            #[cfg(feature = "cuda")]
+            Layer::CudaExact(layer) => layer.forward(x),
         }
     }
 }

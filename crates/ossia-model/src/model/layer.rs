@@ -1,11 +1,11 @@
 //! One layer: attention and experts, each behind a norm and beside a residual.
 
-use candle_core::Tensor;
 use ossia_kernels::{CosSin, RmsNorm};
 
 use super::attention::Attention;
 use super::mlp::Mlp;
 use super::norm::load_norm;
+use super::residual::ResidualStream;
 use super::{AttentionBatches, ModelOptions};
 use crate::weights::Loader;
 use crate::{GptOssConfig, KvCache, ModelError};
@@ -36,18 +36,17 @@ impl DecoderLayer {
         })
     }
 
-    /// `[num_tokens, hidden]` to the same; the residual stream stays f32.
+    /// Adds attention and experts to the residual stream.
     pub(super) fn forward(
         &self,
-        hidden_states: &Tensor,
+        stream: &mut ResidualStream,
         rotary: &CosSin,
         batches: &AttentionBatches,
         kv: &KvCache,
-    ) -> Result<Tensor, ModelError> {
-        let attn =
-            self.self_attn.forward(&self.input_layernorm.forward(hidden_states)?, rotary, batches, kv)?;
-        let (hidden_states, normalized) = self.post_attention_layernorm.forward_sum(hidden_states, &attn)?;
-        let mlp = self.mlp.forward(&normalized)?;
-        Ok((hidden_states + mlp)?)
+    ) -> Result<(), ModelError> {
+        let hidden_states = stream.normalized(&self.input_layernorm)?;
+        stream.add(self.self_attn.forward(&hidden_states, rotary, batches, kv)?)?;
+        let hidden_states = stream.normalized(&self.post_attention_layernorm)?;
+        stream.add(self.mlp.forward(&hidden_states)?)
     }
 }

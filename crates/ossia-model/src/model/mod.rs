@@ -4,18 +4,19 @@ mod attention;
 mod layer;
 mod mlp;
 mod norm;
+mod residual;
 mod rotary;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use ossia_kernels::{
     AttentionBatch, AttentionMetadata, Backend, ComputeType, Embedding, Linear, Matrix, RmsNorm,
 };
 
 use self::layer::DecoderLayer;
 use self::norm::load_norm;
+use self::residual::ResidualStream;
 use self::rotary::RotaryEmbedding;
 use crate::kv_cache::KvCache;
 use crate::weights::{Checkpoint, DummyWeights, LoadProgress, Loader, WeightSource};
@@ -188,12 +189,12 @@ impl GptOss {
             return Ok(Logits::new(self.config.vocab_size, Vec::new()));
         }
         let batches = self.attention_batches(batch)?;
-        let mut hidden_states = self.embed_tokens.forward(&batch.input_ids)?; // [num_tokens, hidden]
+        let mut stream = ResidualStream::new(self.embed_tokens.forward(&batch.input_ids)?); // [num_tokens, hidden]
         let rotary = self.rotary_emb.at(&batch.positions, self.options.backend.device())?;
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, &rotary, &batches, kv)?;
+            layer.forward(&mut stream, &rotary, &batches, kv)?;
         }
-        self.logits(&hidden_states, &batch.logits_indices)
+        self.logits(stream, &batch.logits_indices)
     }
 
     /// The batch as the attention layers of either group see it.
@@ -210,12 +211,11 @@ impl GptOss {
     }
 
     /// Final norm and lm_head, only for the rows wanted.
-    fn logits(&self, hidden_states: &Tensor, rows: &[u32]) -> Result<Logits, ModelError> {
+    fn logits(&self, stream: ResidualStream, rows: &[u32]) -> Result<Logits, ModelError> {
         if rows.is_empty() {
             return Ok(Logits::new(self.config.vocab_size, Vec::new()));
         }
-        let rows = Tensor::new(rows, hidden_states.device())?;
-        let hidden_states = self.norm.forward(&hidden_states.index_select(&rows, 0)?)?; // [rows, hidden]
+        let hidden_states = stream.select(rows)?.normalized(&self.norm)?; // [rows, hidden]
         let logits = self.lm_head.forward(&hidden_states)?; // [rows, vocab]
         Ok(Logits::new(self.config.vocab_size, logits.flatten_all()?.to_vec1()?))
     }
