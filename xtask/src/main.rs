@@ -56,6 +56,8 @@ enum Task {
     },
     /// Type-check the CUDA side without a driver; with the toolkit laid out, also compile our kernels for every architecture
     CudaCheck,
+    /// Run the CUDA host code and our kernels on the CPU, over a driver made for that; no GPU and no toolkit needed
+    CudaDryRun,
     /// Run cargo with that toolkit: `cuda-cargo build --release --features cuda`
     CudaCargo {
         /// Arguments of cargo
@@ -82,6 +84,7 @@ fn main() -> Result<()> {
         Task::Dist(args) => dist::run(&args),
         Task::CudaHome { dir } => cuda::lay_out(&dir.unwrap_or_else(cuda::default_home)),
         Task::CudaCheck => cuda::check(&cuda::default_home()),
+        Task::CudaDryRun => cuda::dry_run(),
         Task::CudaCargo { args } => cuda::cargo(&cuda::default_home(), &args),
         Task::Assets { args } => assets(&args),
     }

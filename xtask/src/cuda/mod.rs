@@ -1,6 +1,7 @@
 //! Building for NVIDIA GPUs on a machine without one: the toolkit from Python wheels, archives to link against in
 //! place of the driver's libraries, and the checks that need neither.
 
+mod dry_run;
 mod lazy;
 mod sources;
 
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+
+pub(crate) use self::dry_run::run as dry_run;
 
 use crate::command;
 

@@ -53,7 +53,7 @@ enum OnDevice {
     Cpu,
     Generic(GenericBatch),
     #[cfg(feature = "cuda")]
-    Cuda(cuda::CudaBatch),
+    Cuda(Box<cuda::CudaBatch>),
 }
 
 /// What a layer's projections made of a batch's tokens, each `[n, heads * head_dim]` f32.
@@ -96,7 +96,8 @@ impl<'a> AttentionBatch<'a> {
             Form::Generic => OnDevice::Generic(GenericBatch::new(backend, &metadata, slot_mapping)?),
             #[cfg(feature = "cuda")]
             Form::Cuda(kernels) => {
-                OnDevice::Cuda(cuda::CudaBatch::new(kernels, backend.device(), &metadata, slot_mapping)?)
+                let batch = cuda::CudaBatch::new(kernels, backend.device(), &metadata, slot_mapping)?;
+                OnDevice::Cuda(Box::new(batch))
             }
         };
         Ok(Self { metadata, slot_mapping, on_device })

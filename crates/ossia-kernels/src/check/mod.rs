@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn candles_ops_pass() {
         let checks = check_ops(&Backend::generic(&Device::Cpu), CheckShapes::Small, 1).unwrap();
-        assert!(checks.len() > 20);
+        assert!(checks.len() >= 19);
         for check in checks {
             assert!(check.passed() && check.seconds > 0.0, "{check:?}");
         }

@@ -1,0 +1,174 @@
+//! Each op that has CUDA kernels of ours on the first CUDA device against the CPU kernels: on a GPU, or over the driver that
+//! runs the kernels' CPU twins (`cargo xtask cuda-dry-run`). Shapes are those that need no kernel of candle's.
+
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use half::bf16;
+use ossia_kernels::{
+    AttentionMetadata, AttentionSpec, Backend, BlockTable, ComputeType, CosSin, ExpertWeights, LayerCache,
+    Matrix, MoeWeights, Qkv, WeightBytes,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// bf16 activations against the CPU's exact ones.
+const TOLERANCE: f64 = 1e-2;
+
+fn device() -> Backend {
+    Backend::new(&Device::new_cuda_with_stream(0).unwrap(), ComputeType::Bf16).unwrap()
+}
+
+fn randoms(count: usize, rng: &mut StdRng) -> Vec<f32> {
+    (0..count).map(|_| rng.random_range(-1f32..1.0)).collect()
+}
+
+fn tensor(shape: &[usize], rng: &mut StdRng) -> Tensor {
+    Tensor::from_vec(randoms(shape.iter().product(), rng), shape, &Device::Cpu).unwrap()
+}
+
+fn matrix(rows: usize, cols: usize, rng: &mut StdRng) -> Arc<Matrix> {
+    let bytes = randoms(rows * cols, rng).into_iter().flat_map(|w| bf16::from_f32(w).to_le_bytes()).collect();
+    Arc::new(Matrix::new(WeightBytes::owned(bytes), DType::BF16, rows, cols).unwrap())
+}
+
+/// Calls `run` with the device and with the CPU: norm of the difference over that of the CPU's result.
+fn error(run: impl Fn(&Backend) -> Tensor) -> f64 {
+    let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (found, expected) = (values(run(&device())), values(run(&Backend::cpu())));
+    assert_eq!(found.len(), expected.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut found.iter().zip(&expected).map(|(f, e)| f64::from(f - e)));
+    difference / norm(&mut expected.iter().map(|&e| f64::from(e)))
+}
+
+fn place(x: &Tensor, backend: &Backend) -> Tensor {
+    x.to_device(backend.device()).unwrap()
+}
+
+#[test]
+#[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
+fn embedding_norm_and_linear() {
+    let rng = &mut StdRng::seed_from_u64(1);
+    let weight = matrix(50, 264, rng);
+    let ids = [49, 0, 7, 7];
+    assert_eq!(error(|backend| backend.embedding(weight.clone()).unwrap().forward(&ids).unwrap()), 0.0);
+    let (x, branch, scale) = (tensor(&[4, 264], rng), tensor(&[4, 264], rng), randoms(264, rng));
+    let sum_and_norm = |backend: &Backend| {
+        let norm = backend.rms_norm(scale.clone(), 1e-5).unwrap();
+        let (sum, normed) = norm.forward_sum(&place(&x, backend), &place(&branch, backend)).unwrap();
+        assert_eq!(sum.to_vec2::<f32>().unwrap(), (&x + &branch).unwrap().to_vec2::<f32>().unwrap());
+        normed
+    };
+    assert!(error(sum_and_norm) < 1e-6);
+    let bias = randoms(50, rng);
+    for (n, compute, tolerance) in [
+        (1, ComputeType::Bf16, TOLERANCE),
+        (8, ComputeType::Bf16, TOLERANCE),
+        (5, ComputeType::F32, 1e-6),
+        (40, ComputeType::F32, 1e-6),
+    ] {
+        let x = tensor(&[n, 264], rng);
+        let error = error(|backend| {
+            let layer = backend.linear(weight.clone(), Some(bias.clone()), compute).unwrap();
+            layer.forward(&place(&x, backend)).unwrap()
+        });
+        assert!(error < tolerance, "{n} tokens {compute:?}: {error}");
+    }
+}
+
+#[test]
+#[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
+fn experts() {
+    let rng = &mut StdRng::seed_from_u64(2);
+    let (num_experts, hidden, inter) = (6, 96, 64);
+    let mut mxfp4 = |rows: usize, cols: usize| {
+        let count = num_experts * rows * cols;
+        let blocks = WeightBytes::owned((0..count / 2).map(|_| rng.random()).collect());
+        let scales = WeightBytes::owned((0..count / 32).map(|_| rng.random_range(118..=123)).collect());
+        ExpertWeights::mxfp4(blocks, scales, num_experts, rows, cols).unwrap()
+    };
+    let (gate_up, down) = (mxfp4(2 * inter, hidden), mxfp4(hidden, inter));
+    let weights = MoeWeights {
+        gate_up,
+        gate_up_bias: randoms(num_experts * 2 * inter, rng),
+        down,
+        down_bias: randoms(num_experts * hidden, rng),
+        experts_per_token: 4,
+        swiglu_limit: 7.0,
+    };
+    // Few tokens, and past the number from which the tensor cores take over.
+    for n in [1, 3, 32, 33, 70] {
+        let (x, logits) = (tensor(&[n, hidden], rng), tensor(&[n, num_experts], rng));
+        let error = error(|backend| {
+            let moe = backend.moe(weights.clone(), ComputeType::Bf16).unwrap();
+            moe.forward(&place(&x, backend), &place(&logits, backend)).unwrap()
+        });
+        assert!(error < TOLERANCE, "{n} tokens: {error}");
+    }
+}
+
+const BLOCK_SIZE: usize = 16;
+const NUM_BLOCKS: usize = 64;
+
+/// New tokens and context of sequences, in blocks that are not in order.
+fn batch(sequences: &[(usize, usize)]) -> (Vec<u32>, Vec<u32>, Vec<BlockTable>, Vec<u32>) {
+    let mut free = (0..NUM_BLOCKS).map(|block| ((block * 27 + 5) % NUM_BLOCKS) as u32);
+    let (mut cu_seqlens_q, mut context_lens, mut tables, mut slots) = (vec![0], vec![], vec![], vec![]);
+    for &(num_tokens, context_len) in sequences {
+        let blocks: Vec<u32> = free.by_ref().take(context_len.div_ceil(BLOCK_SIZE)).collect();
+        slots.extend((context_len - num_tokens..context_len).map(|position| {
+            blocks[position / BLOCK_SIZE] * BLOCK_SIZE as u32 + (position % BLOCK_SIZE) as u32
+        }));
+        cu_seqlens_q.push(slots.len() as u32);
+        context_lens.push(context_len as u32);
+        tables.push(BlockTable { first_block_idx: 0, blocks });
+    }
+    (cu_seqlens_q, context_lens, tables, slots)
+}
+
+#[test]
+#[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
+fn attention() {
+    for (head_dim, window) in [(64, None), (64, Some(128)), (32, None), (32, Some(20))] {
+        let rng = &mut StdRng::seed_from_u64(3);
+        let (heads, kv_heads) = (8, 2);
+        // Decode, a few tokens, a chunk for the tensor cores.
+        let (cu_seqlens_q, context_lens, block_tables, slots) = batch(&[(1, 300), (3, 40), (33, 131)]);
+        let n = slots.len();
+        let spec = AttentionSpec {
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim,
+            sinks: randoms(heads, rng),
+            sliding_window: window,
+        };
+        let mut wide = |width: usize| tensor(&[n, width], rng);
+        let qkv = [wide(heads * head_dim), wide(kv_heads * head_dim), wide(kv_heads * head_dim)];
+        let rotary = [wide(head_dim / 2), wide(head_dim / 2)];
+        let mut cache = || {
+            let values = tensor(&[NUM_BLOCKS, BLOCK_SIZE, kv_heads, head_dim], rng);
+            values.to_dtype(DType::BF16).unwrap()
+        };
+        let (k, v) = (cache(), cache());
+        let error = error(|backend| {
+            let metadata = AttentionMetadata {
+                cu_seqlens_q: &cu_seqlens_q,
+                context_lens: &context_lens,
+                block_tables: &block_tables,
+            };
+            let (q, rotary) =
+                (qkv.each_ref().map(|x| place(x, backend)), rotary.each_ref().map(|x| place(x, backend)));
+            let ([q, k_new, v_new], [cos, sin]) = (q, rotary);
+            let (k, v) = (place(&k.copy().unwrap(), backend), place(&v.copy().unwrap(), backend));
+            let prepared = backend.attention_batch(metadata, &slots).unwrap();
+            let attention = backend.attention(spec.clone()).unwrap();
+            let qkv = Qkv { q, k: k_new, v: v_new };
+            attention.forward(&qkv, &CosSin { cos, sin }, LayerCache { k: &k, v: &v }, &prepared).unwrap()
+        });
+        assert!(error < TOLERANCE, "heads of {head_dim}, window {window:?}: {error}");
+    }
+}
