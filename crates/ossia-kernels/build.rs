@@ -24,7 +24,7 @@ const SOURCES: &[&str] = &[
 ];
 
 /// What they include.
-const HEADERS: &[&str] = &["cuda/kernel.h", "cuda/shim.h", "moe/mxfp4.h", "moe/mxfp4_gemv.h"];
+const HEADERS: &[&str] = &["cuda/kernel.h", "cuda/shim.h", "gpu/fibers.h", "moe/mxfp4.h", "moe/mxfp4_gemv.h"];
 
 /// Architectures with machine code of their own when OSSIA_CUDA_ARCHS does not say.
 const ARCHS: &str = "80,86,89,90a,120a";

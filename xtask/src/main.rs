@@ -5,9 +5,11 @@ mod cuda;
 mod deny;
 mod dist;
 mod gate;
+mod metal;
 mod named_tests;
 mod peers;
 mod setup;
+mod sources;
 mod test;
 mod tidy;
 
@@ -35,7 +37,7 @@ enum Task {
     },
     /// Check the architecture invariants that a compiler does not
     Tidy,
-    /// Everything that CI runs: fmt, clippy (also of the CUDA side), docs, tidy, test
+    /// Everything that CI runs: fmt, clippy (also of the CUDA and Metal sides), docs, tidy, test
     Ci,
     /// Compare speed with llama.cpp on the same weights, in turns
     BenchPeers(Box<peers::BenchPeersArgs>),
@@ -54,8 +56,8 @@ enum Task {
         /// Where [default: target/cuda-home]
         dir: Option<PathBuf>,
     },
-    /// Type-check the CUDA side without a driver; with the toolkit laid out, also compile our kernels for every architecture
-    CudaCheck,
+    /// Type-check the CUDA and Metal sides; with the CUDA toolkit laid out, also compile our kernels for every architecture
+    DeviceCheck,
     /// Run the CUDA host code and our kernels on the CPU, over a driver made for that; no GPU and no toolkit needed
     CudaDryRun,
     /// Run cargo with that toolkit: `cuda-cargo build --release --features cuda`
@@ -83,7 +85,7 @@ fn main() -> Result<()> {
         Task::Deny { advisories } => deny::run(advisories),
         Task::Dist(args) => dist::run(&args),
         Task::CudaHome { dir } => cuda::lay_out(&dir.unwrap_or_else(cuda::default_home)),
-        Task::CudaCheck => cuda::check(&cuda::default_home()),
+        Task::DeviceCheck => device_check(),
         Task::CudaDryRun => cuda::dry_run(),
         Task::CudaCargo { args } => cuda::cargo(&cuda::default_home(), &args),
         Task::Assets { args } => assets(&args),
@@ -96,9 +98,19 @@ fn ci() -> Result<()> {
     tidy::run()?;
     deny::run_if_installed()?;
     command::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    cuda::check(&cuda::default_home())?;
+    device_check()?;
     command::cargo_with_env(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     test::run(false)
+}
+
+/// Clippy with the features of all devices at once, neither of which is here. What the kernels compute is tested on the
+/// CPU; that the Metal sources compile as Metal is not, as only Apple has such a compiler.
+fn device_check() -> Result<()> {
+    let patched = metal::Patched::new()?;
+    let config = patched.config();
+    let args = ["clippy", "--workspace", "--features", "ossia/cuda,ossia/metal-check", "--config"];
+    let args = [&args[..], &[&config, "--", "-D", "warnings"]].concat();
+    command::cargo_with_env(&args, &cuda::check_env(&cuda::default_home()))
 }
 
 /// Runs the program that writes test assets, optimised.

@@ -9,6 +9,8 @@ use candle_core::cuda_backend::WrapErr;
 
 #[cfg(feature = "cuda")]
 use crate::cuda::Kernels;
+#[cfg(feature = "metal")]
+use crate::metal::MetalKernels;
 use crate::weight::Matrix;
 use crate::{
     Attention, AttentionBatch, AttentionMetadata, AttentionSpec, ComputeType, Embedding, Isa, Linear,
@@ -32,6 +34,9 @@ pub(crate) enum Form {
     /// This crate's CUDA kernels where they fit, candle's ops elsewhere.
     #[cfg(feature = "cuda")]
     Cuda(Arc<Kernels>),
+    /// This crate's Metal kernels where they fit, candle's ops elsewhere.
+    #[cfg(feature = "metal")]
+    Metal(Arc<MetalKernels>),
 }
 
 impl Backend {
@@ -40,7 +45,7 @@ impl Backend {
         Self { device: Device::Cpu, form: Form::Cpu }
     }
 
-    /// The best form for `device`. Our CUDA kernels take bf16 activations only.
+    /// The best form for `device`. Our CUDA and Metal kernels take bf16 activations only.
     ///
     /// # Errors
     /// [`crate::KernelError::Candle`] if the device refuses our kernels; [`Self::generic`] may still do.
@@ -51,6 +56,11 @@ impl Backend {
             (Device::Cuda(_), ComputeType::Bf16) => {
                 let kernels = Arc::new(Kernels::load(device)?);
                 Ok(Self { device: device.clone(), form: Form::Cuda(kernels) })
+            }
+            #[cfg(feature = "metal")]
+            (Device::Metal(_), ComputeType::Bf16) => {
+                let kernels = Arc::new(MetalKernels::load(device)?);
+                Ok(Self { device: device.clone(), form: Form::Metal(kernels) })
             }
             _ => Ok(Self::generic(device)),
         }
@@ -74,6 +84,8 @@ impl Backend {
             Form::Generic => format!("{location:?} in candle's own ops"),
             #[cfg(feature = "cuda")]
             Form::Cuda(_) => format!("{location:?} with our kernels"),
+            #[cfg(feature = "metal")]
+            Form::Metal(_) => format!("{location:?} with our kernels"),
         }
     }
 
@@ -166,6 +178,11 @@ impl Backend {
     /// A small f32 tensor on the device.
     pub(crate) fn vector(&self, values: &[f32]) -> Result<Tensor> {
         Ok(Tensor::from_slice(values, values.len(), &self.device)?)
+    }
+
+    /// The same of one that may be missing.
+    pub(crate) fn optional_vector(&self, values: Option<&[f32]>) -> Result<Option<Tensor>> {
+        values.map(|values| self.vector(values)).transpose()
     }
 
     /// Copies a matrix to the device in the type in which it is stored; one of 8 bits is widened to f32.

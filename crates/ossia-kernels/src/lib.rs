@@ -5,14 +5,18 @@ mod backend;
 mod check;
 mod compute_type;
 mod cpu;
-#[cfg(any(test, feature = "cuda"))]
+#[cfg(feature = "cuda")]
 mod cuda;
 mod embedding;
 mod error;
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
+mod gpu;
 mod kv_cache;
 mod linear;
 mod map_file;
 mod matmul;
+#[cfg(feature = "metal")]
+mod metal;
 mod moe;
 mod mxfp4;
 mod paged_attention;

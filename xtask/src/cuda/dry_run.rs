@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{CUDA_VERSION, lazy, link, sources, stand_in};
-use crate::command;
+use super::{CUDA_VERSION, lazy, link, stand_in};
+use crate::{command, sources};
 
 /// What a device is opened with.
 const LIBRARIES: [&str; 3] = ["libcuda.so.1", "libcublas.so.13", "libcurand.so.10"];
@@ -21,7 +21,7 @@ pub(crate) fn run() -> Result<()> {
     let (to_link, to_load) = (home.join("lib64"), home.join("driver"));
     fs::create_dir_all(&to_link)?;
     fs::create_dir_all(&to_load)?;
-    lazy::write_archives(&sources::cudarc()?, &to_link)?;
+    lazy::write_archives(&sources::of("cudarc", "ossia/cuda")?, &to_link)?;
     // candle asks for it and calls nothing of it.
     command::run(Command::new("ar").arg("rcs").arg(to_link.join("libcudart.a")))?;
     driver(&to_load)?;

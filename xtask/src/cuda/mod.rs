@@ -3,7 +3,6 @@
 
 mod dry_run;
 mod lazy;
-mod sources;
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,7 +14,7 @@ use anyhow::{Context, Result};
 
 pub(crate) use self::dry_run::run as dry_run;
 
-use crate::command;
+use crate::{command, sources};
 
 /// The compiler and what it needs to compile kernels. Newer PTX than 13.0's is refused by drivers of the 580 series.
 const WHEELS: &[&str] = &[
@@ -55,7 +54,7 @@ pub(crate) fn lay_out(home: &Path) -> Result<()> {
     }
     // candle-kernels asks for cudart as such; the static one needs no library at run time.
     link(&wheels.join("lib/libcudart_static.a"), &lib.join("libcudart.a"))?;
-    lazy::write_archives(&sources::cudarc()?, &lib)?;
+    lazy::write_archives(&sources::of("cudarc", "ossia/cuda")?, &lib)?;
     eprintln!("CUDA toolkit in {}", home.display());
     Ok(())
 }
@@ -85,19 +84,17 @@ pub(crate) fn cargo(home: &Path, args: &[String]) -> Result<()> {
     command::cargo_with_env(&args, &env.each_ref().map(|(name, value)| (*name, value.as_os_str())))
 }
 
-/// Type-checks the CUDA side without a driver or candle's kernels. Our own kernels are compiled for every architecture if
-/// the toolkit in `home` is there.
-pub(crate) fn check(home: &Path) -> Result<()> {
+/// The environment in which the CUDA side is checked without a driver or candle's kernels. Our own kernels are compiled for
+/// every architecture if the toolkit in `home` is there.
+pub(crate) fn check_env(home: &Path) -> [(&'static str, OsString); 4] {
     let nvcc = home.join("bin/nvcc");
     let real = if nvcc.exists() { nvcc.into_os_string() } else { OsString::new() };
-    let env: [(&str, OsString); 4] = [
+    [
         ("CUDA_COMPUTE_CAP", "80".into()),
         ("CUDARC_CUDA_VERSION", CUDA_VERSION.into()),
         ("NVCC", stand_in("nvcc-null").into()),
         ("REAL_NVCC", real),
-    ];
-    let args = ["clippy", "--workspace", "--features", "ossia/cuda", "--", "-D", "warnings"];
-    command::cargo_with_env(&args, &env)
+    ]
 }
 
 fn stand_in(name: &str) -> PathBuf {

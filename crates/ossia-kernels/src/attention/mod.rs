@@ -3,6 +3,12 @@
 #[cfg(any(test, feature = "cuda"))]
 mod cuda;
 mod generic;
+#[cfg(any(test, feature = "metal"))]
+mod metal;
+#[cfg(test)]
+mod test_case;
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
+mod words;
 
 use candle_core::Tensor;
 
@@ -54,6 +60,8 @@ enum OnDevice {
     Generic(GenericBatch),
     #[cfg(feature = "cuda")]
     Cuda(Box<cuda::CudaBatch>),
+    #[cfg(feature = "metal")]
+    Metal(Box<metal::MetalBatch>),
 }
 
 /// What a layer's projections made of a batch's tokens, each `[n, heads * head_dim]` f32.
@@ -99,6 +107,11 @@ impl<'a> AttentionBatch<'a> {
                 let batch = cuda::CudaBatch::new(kernels, backend.device(), &metadata, slot_mapping)?;
                 OnDevice::Cuda(Box::new(batch))
             }
+            #[cfg(feature = "metal")]
+            Form::Metal(kernels) => {
+                let batch = metal::MetalBatch::new(kernels, backend.device(), &metadata, slot_mapping)?;
+                OnDevice::Metal(Box::new(batch))
+            }
         };
         Ok(Self { metadata, slot_mapping, on_device })
     }
@@ -122,6 +135,15 @@ impl Attention {
                 what: "head_dim and query heads per key-value head",
                 expected: "for our CUDA kernels a multiple of 8 up to 128, and up to 16".to_owned(),
                 found: vec![spec.head_dim, heads[0] / heads[1]],
+            });
+        }
+        #[cfg(feature = "metal")]
+        if let (Form::Metal(_), false) = (backend.form(), metal::fits(&spec)) {
+            return Err(KernelError::Shape {
+                op: "attention",
+                what: "head_dim",
+                expected: "for our Metal kernels an even number up to 128".to_owned(),
+                found: vec![spec.head_dim],
             });
         }
         let sinks = backend.vector(&spec.sinks)?;
@@ -158,6 +180,11 @@ impl Attention {
             OnDevice::Cuda(cuda) => {
                 self.check_cache(cache, batch)?;
                 cuda.forward(&self.spec, &self.sinks, qkv, rotary, cache)
+            }
+            #[cfg(feature = "metal")]
+            OnDevice::Metal(metal) => {
+                self.check_cache(cache, batch)?;
+                metal.forward(&self.spec, &self.sinks, qkv, rotary, cache)
             }
         }
     }

@@ -11,8 +11,8 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{DType, Device, Shape, Storage, Tensor, bail};
 use half::bf16;
 
-use super::Grid;
 use crate::Result;
+use crate::gpu::Grid;
 
 // FATBINS: machine code for several architectures of each source, and PTX for later ones. Empty where a stand-in for
 // nvcc made it.

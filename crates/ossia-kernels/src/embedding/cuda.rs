@@ -18,7 +18,8 @@ mod device {
 
     use super::{EmbeddingArgs, THREADS};
     use crate::Result;
-    use crate::cuda::{Grid, Kernels};
+    use crate::cuda::Kernels;
+    use crate::gpu::Grid;
 
     /// Rows `ids` `[n]`, each below `vocab`, of `weight` bf16 `[vocab, hidden]` as `[n, hidden]` f32.
     pub(in super::super) fn embedding(kernels: &Kernels, weight: &Tensor, ids: &[u32]) -> Result<Tensor> {
@@ -48,8 +49,8 @@ pub(super) use device::embedding;
 mod tests {
     use super::*;
     use crate::check::Random;
-    use crate::cuda::Grid;
-    use crate::cuda::twin::{Output, Twin, input};
+    use crate::gpu::Grid;
+    use crate::gpu::twin::{Output, Twin, input};
 
     #[test]
     fn the_twin_widens_the_rows_asked_for() {

@@ -35,6 +35,9 @@ impl Embedding {
         let weight = match backend.form() {
             Form::Cpu => Weight::Cpu(weight),
             Form::Generic => Weight::Generic(backend.matrix(&weight)?),
+            // candle's gather reads each row once, as ours would.
+            #[cfg(feature = "metal")]
+            Form::Metal(_) => Weight::Generic(backend.matrix(&weight)?),
             #[cfg(feature = "cuda")]
             Form::Cuda(kernels) => match backend.matrix(&weight)? {
                 weight if weight.dtype() == DType::BF16 => Weight::Cuda(weight, kernels.clone()),

@@ -43,7 +43,8 @@ mod device {
     use super::{BLOCK_ROWS, Bf16GemvArgs, EXACT_BLOCK_ROWS, ExactGemvArgs, THREADS, TOKENS};
     use crate::Result;
     use crate::backend::Backend;
-    use crate::cuda::{Grid, Kernels};
+    use crate::cuda::Kernels;
+    use crate::gpu::Grid;
     use crate::weight::Matrix;
 
     /// Most tokens that are multiplied without cuBLAS.
@@ -112,7 +113,7 @@ mod device {
             weight: &Matrix,
             bias: Option<&[f32]>,
         ) -> Result<Self> {
-            let bias = bias.map(|bias| backend.vector(bias)).transpose()?;
+            let bias = backend.optional_vector(bias)?;
             Ok(Self { weight: backend.matrix(weight)?, bias, kernels: kernels.clone() })
         }
 
@@ -141,18 +142,14 @@ mod device {
 pub(super) use device::{CudaLinear, ExactLinear};
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
-    use candle_core::{DType, Device, Tensor};
     use half::bf16;
 
+    use super::super::test_support::on_cpu;
     use super::*;
     use crate::check::Random;
-    use crate::cuda::Grid;
-    use crate::cuda::twin::{Output, Twin, assert_close, input};
-    use crate::{ComputeType, Linear, Matrix, WeightBytes};
+    use crate::gpu::Grid;
+    use crate::gpu::twin::{Output, Twin, assert_close, input};
 
     #[test]
     fn the_twin_agrees_with_the_cpu_kernel() {
@@ -205,14 +202,5 @@ mod tests {
                 assert_close(&y.f32s(), &expected, &format!("{rows}x{cols}, {num_tokens} tokens"));
             }
         }
-    }
-
-    /// The CPU kernel's product, exact in its inputs.
-    fn on_cpu(weight: &[bf16], bias: Option<Vec<f32>>, x: &[f32], [rows, cols]: [usize; 2]) -> Vec<f32> {
-        let bytes = WeightBytes::owned(weight.iter().flat_map(|w| w.to_le_bytes()).collect());
-        let weight = Arc::new(Matrix::new(bytes, DType::BF16, rows, cols).unwrap());
-        let layer = Linear::new(weight, bias, ComputeType::F32).unwrap();
-        let x = Tensor::from_slice(x, (x.len() / cols, cols), &Device::Cpu).unwrap();
-        layer.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 }

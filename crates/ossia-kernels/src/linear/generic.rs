@@ -29,8 +29,13 @@ impl GenericLinear {
             ComputeType::F32 => stored.to_dtype(DType::F32)?,
             ComputeType::Bf16 => stored,
         };
-        let bias = bias.map(|bias| backend.vector(bias)).transpose()?;
-        Ok(Self { weight, bias, compute })
+        Ok(Self { weight, bias: backend.optional_vector(bias)?, compute })
+    }
+
+    /// A layer of tensors that are on the device.
+    #[cfg(feature = "metal")]
+    pub(super) fn of(weight: Tensor, bias: Option<Tensor>, compute: ComputeType) -> Self {
+        Self { weight, bias, compute }
     }
 
     /// `x` `[n, in_features]` f32 to `[n, out_features]` f32.

@@ -4,6 +4,8 @@ mod cpu;
 #[cfg(any(test, feature = "cuda"))]
 mod cuda;
 pub(crate) mod generic;
+#[cfg(any(test, feature = "metal"))]
+mod metal;
 
 use std::sync::Arc;
 
@@ -31,6 +33,8 @@ enum Layer {
     Cuda(cuda::CudaLinear),
     #[cfg(feature = "cuda")]
     CudaExact(cuda::ExactLinear),
+    #[cfg(feature = "metal")]
+    Metal(metal::MetalLinear),
 }
 
 impl Linear {
@@ -71,6 +75,15 @@ impl Linear {
                     cuda::CudaLinear::new(&layer, kernels).map_or(Layer::Generic(layer), Layer::Cuda)
                 }
             },
+            #[cfg(feature = "metal")]
+            Form::Metal(kernels) => match metal::fits(&weight) {
+                true => {
+                    let (weight, bias) =
+                        (backend.matrix(&weight)?, backend.optional_vector(bias.as_deref())?);
+                    Layer::Metal(metal::MetalLinear::new(weight, bias, compute, kernels)?)
+                }
+                false => Layer::Generic(GenericLinear::new(backend, &weight, bias.as_deref(), compute)?),
+            },
         };
         Ok(Self { layer, in_features })
     }
@@ -99,6 +112,35 @@ impl Linear {
             Layer::Cuda(layer) => layer.forward(x),
             #[cfg(feature = "cuda")]
             Layer::CudaExact(layer) => layer.forward(x),
+            #[cfg(feature = "metal")]
+            Layer::Metal(layer) => layer.forward(x),
         }
+    }
+}
+
+/// What the tests of GPU kernels share.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod test_support {
+    use std::sync::Arc;
+
+    use candle_core::{DType, Device, Tensor};
+    use half::bf16;
+
+    use super::Linear;
+    use crate::{ComputeType, Matrix, WeightBytes};
+
+    /// The CPU kernel's product, exact in its inputs.
+    pub(super) fn on_cpu(
+        weight: &[bf16],
+        bias: Option<Vec<f32>>,
+        x: &[f32],
+        [rows, cols]: [usize; 2],
+    ) -> Vec<f32> {
+        let bytes = WeightBytes::owned(weight.iter().flat_map(|w| w.to_le_bytes()).collect());
+        let weight = Arc::new(Matrix::new(bytes, DType::BF16, rows, cols).unwrap());
+        let layer = Linear::new(weight, bias, ComputeType::F32).unwrap();
+        let x = Tensor::from_slice(x, (x.len() / cols, cols), &Device::Cpu).unwrap();
+        layer.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 }

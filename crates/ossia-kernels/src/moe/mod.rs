@@ -5,8 +5,12 @@ mod cpu;
 mod cuda;
 mod forward;
 mod generic;
+#[cfg(any(test, feature = "metal"))]
+mod metal;
 mod router;
 mod swiglu;
+#[cfg(test)]
+mod test_layer;
 
 use candle_core::{Device, Tensor};
 
@@ -77,6 +81,8 @@ enum Experts {
     Generic(GenericExperts),
     #[cfg(feature = "cuda")]
     Cuda(cuda::CudaExperts),
+    #[cfg(feature = "metal")]
+    Metal(metal::MetalExperts),
 }
 
 impl MoeExperts {
@@ -98,6 +104,11 @@ impl MoeExperts {
             Form::Cuda(kernels) => {
                 let experts = GenericExperts::new(backend, &weights, compute)?;
                 cuda::CudaExperts::new(&experts, kernels).map_or(Experts::Generic(experts), Experts::Cuda)
+            }
+            #[cfg(feature = "metal")]
+            Form::Metal(kernels) => {
+                let experts = GenericExperts::new(backend, &weights, compute)?;
+                metal::MetalExperts::new(&experts, kernels).map_or(Experts::Generic(experts), Experts::Metal)
             }
         };
         Ok(Self { experts, hidden_size, num_experts })
@@ -143,6 +154,8 @@ impl MoeExperts {
             Experts::Generic(experts) => experts.forward(x, router_logits),
             #[cfg(feature = "cuda")]
             Experts::Cuda(experts) => experts.forward(x, router_logits),
+            #[cfg(feature = "metal")]
+            Experts::Metal(experts) => experts.forward(x, router_logits),
         }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct GenericMxfp4 {
     values_of_byte: Tensor,
     /// The factor of each scale, `[256, 1]` f32.
     factor_of_scale: Tensor,
-    rows: usize,
+    pub(crate) rows: usize,
     pub(crate) cols: usize,
 }
 

@@ -20,8 +20,9 @@ mod device {
     use candle_core::{DType, Tensor};
 
     use super::{RmsNormArgs, THREADS};
-    use crate::cuda::{Grid, Kernels};
-    use crate::{KernelError, Result};
+    use crate::Result;
+    use crate::cuda::Kernels;
+    use crate::gpu::Grid;
 
     /// `weight * x / sqrt(mean(x^2) + eps)` per row: `x` `[n, width]`, `weight` `[width]`, both f32.
     pub(in super::super) fn rms_norm(
@@ -56,14 +57,6 @@ mod device {
     ) -> Result<(Tensor, Tensor)> {
         let (x, residual) = (x.contiguous()?, residual.contiguous()?);
         let (rows, width) = x.dims2()?;
-        if residual.dims() != x.dims() {
-            return Err(KernelError::Shape {
-                op: "rms_norm",
-                what: "residual",
-                expected: format!("[{rows}, {width}]"),
-                found: residual.dims().to_vec(),
-            });
-        }
         let sum = kernels.output((rows, width), DType::F32)?;
         let out = kernels.output((rows, width), DType::F32)?;
         let args = RmsNormArgs {
@@ -88,18 +81,8 @@ pub(super) use device::{rms_norm, rms_norm_sum};
 mod tests {
     use super::*;
     use crate::check::Random;
-    use crate::cuda::Grid;
-    use crate::cuda::twin::{Output, Twin, assert_close, input};
-
-    fn expected(v: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
-        let width = weight.len();
-        let row = |v: &[f32]| -> Vec<f32> {
-            let mean = v.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / width as f64;
-            let scale = 1.0 / (mean + f64::from(eps)).sqrt();
-            v.iter().zip(weight).map(|(&v, &w)| (f64::from(v) * scale * f64::from(w)) as f32).collect()
-        };
-        v.chunks(width).flat_map(row).collect()
-    }
+    use crate::gpu::Grid;
+    use crate::gpu::twin::{Output, Twin, assert_close, input};
 
     #[test]
     fn the_twin_agrees_with_the_definition() {
@@ -123,7 +106,11 @@ mod tests {
                 };
                 twin.launch("rms_norm_f32", &args, Grid::new([rows, 1, 1], THREADS));
                 let v = if with_residual { &total } else { &x };
-                assert_close(&out.f32s(), &expected(v, &weight, 1e-5), &format!("width {width}"));
+                assert_close(
+                    &out.f32s(),
+                    &super::super::expected(v, &weight, 1e-5),
+                    &format!("width {width}"),
+                );
                 if with_residual {
                     assert_eq!(sum.f32s(), total);
                 }

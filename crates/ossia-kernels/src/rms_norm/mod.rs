@@ -4,12 +4,14 @@ mod cpu;
 #[cfg(any(test, feature = "cuda"))]
 mod cuda;
 mod generic;
+#[cfg(any(test, feature = "metal"))]
+mod metal;
 
 use candle_core::Tensor;
 
-use crate::Result;
 use crate::backend::{Backend, Form};
 use crate::cpu::check_activation;
+use crate::{KernelError, Result};
 
 /// `weight * x / sqrt(mean(x^2) + eps)` per row, all in f32.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ impl RmsNorm {
             Form::Generic => generic::rms_norm(x, &self.weight, self.eps),
             #[cfg(feature = "cuda")]
             Form::Cuda(kernels) => cuda::rms_norm(kernels, x, &self.weight, self.eps),
+            #[cfg(feature = "metal")]
+            Form::Metal(kernels) => metal::rms_norm(kernels, x, &self.weight, self.eps),
         }
     }
 
@@ -43,14 +47,20 @@ impl RmsNorm {
     /// # Errors
     /// As [`Self::forward`].
     pub fn forward_sum(&self, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor)> {
+        check_activation("rms_norm", "x", x, self.weight.elem_count())?;
+        if residual.dims() != x.dims() {
+            return Err(KernelError::Shape {
+                op: "rms_norm",
+                what: "residual",
+                expected: format!("{:?}", x.dims()),
+                found: residual.dims().to_vec(),
+            });
+        }
         match &self.form {
             #[cfg(feature = "cuda")]
-            Form::Cuda(kernels) => {
-                for x in [x, residual] {
-                    check_activation("rms_norm", "x", x, self.weight.elem_count())?;
-                }
-                cuda::rms_norm_sum(kernels, x, residual, &self.weight, self.eps)
-            }
+            Form::Cuda(kernels) => cuda::rms_norm_sum(kernels, x, residual, &self.weight, self.eps),
+            #[cfg(feature = "metal")]
+            Form::Metal(kernels) => metal::rms_norm_sum(kernels, x, residual, &self.weight, self.eps),
             _ => {
                 let sum = (x + residual)?;
                 let normalized = self.forward(&sum)?;
@@ -58,6 +68,18 @@ impl RmsNorm {
             }
         }
     }
+}
+
+/// The definition in f64.
+#[cfg(test)]
+fn expected(v: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let width = weight.len();
+    let row = |v: &[f32]| -> Vec<f32> {
+        let mean = v.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / width as f64;
+        let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+        v.iter().zip(weight).map(|(&v, &w)| (f64::from(v) * scale * f64::from(w)) as f32).collect()
+    };
+    v.chunks(width).flat_map(row).collect()
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::super::words::At;
 use super::super::{AttentionSpec, CosSin, LayerCache, Qkv};
-use super::words::At;
 use super::{
     JOIN_THREADS, PagedAttentionArgs, ROPE_THREADS, RopeAndCacheArgs, SPLIT_THREADS, TILE_ROWS,
     TILED_HEAD_DIM, TILED_THREADS, TiledAttentionArgs, Words, num_splits,
 };
-use crate::cuda::{Grid, Kernels};
+use crate::cuda::Kernels;
+use crate::gpu::Grid;
 use crate::{AttentionMetadata, KernelError, Result};
 
 /// Bytes of partial results; longer batches are attended in groups of tokens.

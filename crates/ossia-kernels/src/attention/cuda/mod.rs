@@ -5,12 +5,11 @@
 mod device;
 #[cfg(test)]
 mod tests;
-mod words;
 
 #[cfg(feature = "cuda")]
 pub(super) use device::{CudaBatch, fits};
 
-use self::words::Words;
+use super::words::Words;
 
 /// As in the kernels' files.
 #[repr(C)]

@@ -2,140 +2,51 @@
 
 #![allow(clippy::unwrap_used)]
 
-use candle_core::{DType, Device, Tensor};
 use half::bf16;
 
-use super::words::At;
+use super::super::test_case::{BLOCK_SIZE, Case, spec};
+use super::super::words::At;
 use super::*;
 use crate::check::Random;
-use crate::cuda::Grid;
-use crate::cuda::twin::{Output, Twin, input};
-use crate::{AttentionMetadata, AttentionSpec, Backend, BlockTable, CosSin, LayerCache, Qkv};
+use crate::gpu::Grid;
+use crate::gpu::twin::{Output, Twin, input};
 
-const BLOCK_SIZE: usize = 16;
-const NUM_BLOCKS: usize = 128;
+/// Output and both caches by the kernels' twins.
+fn run(case: &Case) -> (Vec<f32>, Vec<bf16>, Vec<bf16>) {
+    let spec = &case.spec;
+    let (n, heads) = (case.slot_mapping.len(), spec.num_attention_heads);
+    let words = Words::new(&case.metadata(), &case.slot_mapping);
+    let base = input(&words.words);
+    let (mut k_cache, mut v_cache) = (case.k_cache.clone(), case.v_cache.clone());
+    let mut rotated = Output::new(n * heads * spec.head_dim);
+    let args = RopeAndCacheArgs {
+        q: input(&case.q),
+        k: input(&case.k),
+        v: input(&case.v),
+        cos: input(&case.cos),
+        sin: input(&case.sin),
+        slots: words.slots.address(base),
+        q_out: rotated.address(),
+        k_cache: k_cache.as_mut_ptr() as u64,
+        v_cache: v_cache.as_mut_ptr() as u64,
+        num_heads: heads as u32,
+        num_kv_heads: spec.num_key_value_heads as u32,
+        head_dim: spec.head_dim as u32,
+    };
+    let twin = Twin::of("attention/rope_and_cache.cu");
+    twin.launch("rope_and_cache_f32_bf16", &args, Grid::new([n, 1, 1], ROPE_THREADS));
+    let rotated = rotated.f32s();
 
-/// A batch of sequences in shuffled blocks, as the CPU op takes it.
-struct Case {
-    spec: AttentionSpec,
-    cu_seqlens_q: Vec<u32>,
-    context_lens: Vec<u32>,
-    block_tables: Vec<BlockTable>,
-    slot_mapping: Vec<u32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    k_cache: Vec<bf16>,
-    v_cache: Vec<bf16>,
-}
-
-impl Case {
-    fn new(spec: AttentionSpec, sequences: &[(usize, usize)], random: &mut Random) -> Self {
-        let (mut cu_seqlens_q, mut context_lens, mut block_tables) = (vec![0], vec![], vec![]);
-        let mut slot_mapping = Vec::new();
-        let mut free = (0..NUM_BLOCKS).map(|block| (block * 45 + 7) % NUM_BLOCKS);
-        for &(num_tokens, context_len) in sequences {
-            let first_query = context_len - num_tokens;
-            let first_visible = spec.sliding_window.map_or(0, |w| (first_query + 1).saturating_sub(w));
-            let first_block = first_visible / BLOCK_SIZE;
-            let count = context_len.div_ceil(BLOCK_SIZE) - first_block;
-            let blocks: Vec<u32> = free.by_ref().take(count).map(|block| block as u32).collect();
-            assert_eq!(blocks.len(), count);
-            slot_mapping.extend((first_query..context_len).map(|position| {
-                let block = blocks[position / BLOCK_SIZE - first_block];
-                block * BLOCK_SIZE as u32 + (position % BLOCK_SIZE) as u32
-            }));
-            cu_seqlens_q.push(slot_mapping.len() as u32);
-            context_lens.push(context_len as u32);
-            block_tables.push(BlockTable { first_block_idx: first_block as u32, blocks });
+    let mut out = Output::new(n * heads * spec.head_dim);
+    let run = Run { case, words: &words, base, q: &rotated, caches: [&k_cache, &v_cache] };
+    match spec.head_dim {
+        TILED_HEAD_DIM => {
+            run.few(words.few_tokens, out.address());
+            run.many(out.address());
         }
-        let n = slot_mapping.len();
-        let (width, kv_width) =
-            (spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim);
-        let cache_len = NUM_BLOCKS * BLOCK_SIZE * kv_width;
-        Self {
-            q: random.f32s(n * width),
-            k: random.f32s(n * kv_width),
-            v: random.f32s(n * kv_width),
-            cos: random.f32s(n * spec.head_dim / 2),
-            sin: random.f32s(n * spec.head_dim / 2),
-            k_cache: random.bf16s(cache_len),
-            v_cache: random.bf16s(cache_len),
-            spec,
-            cu_seqlens_q,
-            context_lens,
-            block_tables,
-            slot_mapping,
-        }
+        _ => run.few(words.all_tokens, out.address()),
     }
-
-    fn metadata(&self) -> AttentionMetadata<'_> {
-        AttentionMetadata {
-            cu_seqlens_q: &self.cu_seqlens_q,
-            context_lens: &self.context_lens,
-            block_tables: &self.block_tables,
-        }
-    }
-
-    /// Output and both caches by the CPU op.
-    fn expected(&self) -> (Vec<f32>, Vec<bf16>, Vec<bf16>) {
-        let n = self.slot_mapping.len();
-        let spec = &self.spec;
-        let tensor =
-            |values: &[f32]| Tensor::from_slice(values, (n, values.len() / n), &Device::Cpu).unwrap();
-        let shape = (NUM_BLOCKS, BLOCK_SIZE, spec.num_key_value_heads, spec.head_dim);
-        let cache = |values: &[bf16]| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
-        let (k, v) = (cache(&self.k_cache), cache(&self.v_cache));
-        let backend = Backend::cpu();
-        let batch = backend.attention_batch(self.metadata(), &self.slot_mapping).unwrap();
-        let qkv = Qkv { q: tensor(&self.q), k: tensor(&self.k), v: tensor(&self.v) };
-        let rotary = CosSin { cos: tensor(&self.cos), sin: tensor(&self.sin) };
-        let attention = backend.attention(spec.clone()).unwrap();
-        let out = attention.forward(&qkv, &rotary, LayerCache { k: &k, v: &v }, &batch).unwrap();
-        let flat = |t: &Tensor| t.flatten_all().unwrap();
-        let cache = |t: &Tensor| flat(t).to_vec1::<bf16>().unwrap();
-        (flat(&out.to_dtype(DType::F32).unwrap()).to_vec1().unwrap(), cache(&k), cache(&v))
-    }
-
-    /// The same by the kernels' twins.
-    fn run(&self) -> (Vec<f32>, Vec<bf16>, Vec<bf16>) {
-        let spec = &self.spec;
-        let (n, heads) = (self.slot_mapping.len(), spec.num_attention_heads);
-        let words = Words::new(&self.metadata(), &self.slot_mapping);
-        let base = input(&words.words);
-        let (mut k_cache, mut v_cache) = (self.k_cache.clone(), self.v_cache.clone());
-        let mut rotated = Output::new(n * heads * spec.head_dim);
-        let args = RopeAndCacheArgs {
-            q: input(&self.q),
-            k: input(&self.k),
-            v: input(&self.v),
-            cos: input(&self.cos),
-            sin: input(&self.sin),
-            slots: words.slots.address(base),
-            q_out: rotated.address(),
-            k_cache: k_cache.as_mut_ptr() as u64,
-            v_cache: v_cache.as_mut_ptr() as u64,
-            num_heads: heads as u32,
-            num_kv_heads: spec.num_key_value_heads as u32,
-            head_dim: spec.head_dim as u32,
-        };
-        let twin = Twin::of("attention/rope_and_cache.cu");
-        twin.launch("rope_and_cache_f32_bf16", &args, Grid::new([n, 1, 1], ROPE_THREADS));
-        let rotated = rotated.f32s();
-
-        let mut out = Output::new(n * heads * spec.head_dim);
-        let run = Run { case: self, words: &words, base, q: &rotated, caches: [&k_cache, &v_cache] };
-        match spec.head_dim {
-            TILED_HEAD_DIM => {
-                run.few(words.few_tokens, out.address());
-                run.many(out.address());
-            }
-            _ => run.few(words.all_tokens, out.address()),
-        }
-        (out.f32s(), k_cache, v_cache)
-    }
+    (out.f32s(), k_cache, v_cache)
 }
 
 /// The attention kernels' twins over rotated queries and a written cache.
@@ -215,16 +126,6 @@ impl Run<'_> {
     }
 }
 
-fn spec(heads: [usize; 2], head_dim: usize, window: Option<usize>, random: &mut Random) -> AttentionSpec {
-    AttentionSpec {
-        num_attention_heads: heads[0],
-        num_key_value_heads: heads[1],
-        head_dim,
-        sinks: random.f32s(heads[0]),
-        sliding_window: window,
-    }
-}
-
 #[test]
 fn the_twins_agree_with_the_cpu_op() {
     let random = &mut Random::fresh();
@@ -235,7 +136,7 @@ fn the_twins_agree_with_the_cpu_op() {
             // Decode at block, tile and part boundaries and after them; prefill, whole and in chunks; the first token.
             let lens = [(1, 1), (1, 256), (5, 5), (1, 257), (1, 600), (3, 64), (33, 131), (20, 300)];
             let case = Case::new(spec, &lens, random);
-            let (found, expected) = (case.run(), case.expected());
+            let (found, expected) = (run(&case), case.expected());
             let context = format!("{heads:?} heads of {head_dim}, window {window:?}");
             // The tensor cores take queries and weights rounded to bf16.
             let tolerance = if head_dim == TILED_HEAD_DIM { 3e-3 } else { 1e-5 };
@@ -272,7 +173,7 @@ fn the_batch_does_not_show() {
             batch.k_cache[to..to + block_len].copy_from_slice(&alone.k_cache[from..from + block_len]);
             batch.v_cache[to..to + block_len].copy_from_slice(&alone.v_cache[from..from + block_len]);
         }
-        let (found, expected) = (batch.run().0, alone.run().0);
+        let (found, expected) = (run(&batch).0, run(&alone).0);
         assert!(found[first * width..][..expected.len()] == expected, "{lens:?}");
     }
 }

@@ -9,7 +9,8 @@ use super::{
     BLOCK_ROWS, CombineArgs, DownArgs, GateUpArgs, GroupedArgs, ROUTER_TOKENS, RouterArgs, SORT_THREADS,
     SortSlotsArgs, THREADS, TILE_ROWS, TILE_SLOTS,
 };
-use crate::cuda::{Grid, Kernels};
+use crate::cuda::Kernels;
+use crate::gpu::Grid;
 use crate::{ComputeType, Result};
 
 /// Most tokens for which a visited expert is read once per four of its tokens, past which the tensor cores take over.

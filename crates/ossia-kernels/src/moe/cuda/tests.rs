@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use candle_core::{Device, Tensor};
 use half::bf16;
 
-use super::super::router::Routes;
+use super::super::test_layer::{LIMIT, Layer, NUM_EXPERTS, TOP_K, expected_routes};
 use super::*;
 use crate::check::Random;
-use crate::cuda::Grid;
-use crate::cuda::twin::{Output, Twin, assert_close, input};
-use crate::{ComputeType, ExpertWeights, MoeExperts, MoeWeights, WeightBytes};
+use crate::gpu::Grid;
+use crate::gpu::twin::{Output, Twin, assert_close, input};
 
 /// Chosen experts and their weights, `[n * top_k]`, by the kernel's twin.
 fn route(logits: &[f32], num_experts: usize, top_k: usize) -> (Vec<u32>, Vec<f32>) {
@@ -27,16 +25,6 @@ fn route(logits: &[f32], num_experts: usize, top_k: usize) -> (Vec<u32>, Vec<f32
     let grid = Grid::new([num_tokens.div_ceil(ROUTER_TOKENS), 1, 1], 32 * ROUTER_TOKENS as u32);
     Twin::of("moe/router.cu").launch("router_top_k_f32", &args, grid);
     (experts.u32s(), weights.f32s())
-}
-
-/// The same by the CPU's router.
-fn expected_routes(logits: &[f32], num_experts: usize, top_k: usize) -> (Vec<u32>, Vec<f32>) {
-    let routes = Routes::new(logits, num_experts, top_k);
-    let expert_of = |slot: usize| {
-        let visit = routes.visits().iter().find(|visit| visit.slots.contains(&slot)).unwrap();
-        visit.expert as u32
-    };
-    routes.choices().iter().map(|&(slot, weight)| (expert_of(slot as usize), weight)).unzip()
 }
 
 #[test]
@@ -63,66 +51,7 @@ fn the_routers_twin_agrees_with_the_cpus() {
     assert_eq!(experts, [2, 1]);
 }
 
-struct Projection {
-    blocks: Vec<u8>,
-    scales: Vec<u8>,
-    bias: Vec<f32>,
-}
-
-impl Projection {
-    fn new(num_experts: usize, rows: usize, cols: usize, random: &mut Random) -> Self {
-        let count = num_experts * rows * cols;
-        Self {
-            blocks: random.bytes(count / 2, 0..=255),
-            scales: random.bytes(count / 32, 119..=123),
-            bias: random.f32s(num_experts * rows),
-        }
-    }
-
-    fn weights(&self, num_experts: usize, rows: usize, cols: usize) -> ExpertWeights {
-        let (blocks, scales) = (self.blocks.clone(), self.scales.clone());
-        let (blocks, scales) = (WeightBytes::owned(blocks), WeightBytes::owned(scales));
-        ExpertWeights::mxfp4(blocks, scales, num_experts, rows, cols).unwrap()
-    }
-}
-
-const NUM_EXPERTS: usize = 5;
-const TOP_K: usize = 3;
-const LIMIT: f32 = 1.5;
-
-/// A layer's weights, and its op on the CPU.
-struct Layer {
-    up: Projection,
-    down: Projection,
-    hidden: usize,
-    inter: usize,
-}
-
 impl Layer {
-    fn new(hidden: usize, inter: usize, random: &mut Random) -> Self {
-        let up = Projection::new(NUM_EXPERTS, 2 * inter, hidden, random);
-        let down = Projection::new(NUM_EXPERTS, hidden, inter, random);
-        Self { up, down, hidden, inter }
-    }
-
-    /// By the CPU's exact path, of activations rounded to bf16 as the kernels round them.
-    fn expected(&self, x: &[f32], logits: &[f32]) -> Vec<f32> {
-        let x: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
-        let weights = MoeWeights {
-            gate_up: self.up.weights(NUM_EXPERTS, 2 * self.inter, self.hidden),
-            gate_up_bias: self.up.bias.clone(),
-            down: self.down.weights(NUM_EXPERTS, self.hidden, self.inter),
-            down_bias: self.down.bias.clone(),
-            experts_per_token: TOP_K,
-            swiglu_limit: LIMIT,
-        };
-        let op = MoeExperts::new(weights, ComputeType::F32).unwrap();
-        let tensor =
-            |v: &[f32], width| Tensor::from_slice(v, (v.len() / width, width), &Device::Cpu).unwrap();
-        let y = op.forward(&tensor(&x, self.hidden), &tensor(logits, NUM_EXPERTS)).unwrap();
-        y.flatten_all().unwrap().to_vec1().unwrap()
-    }
-
     /// The few-token kernels' outputs of all slots, `[slots, hidden]`.
     fn few(&self, x: &[f32], experts: &[u32]) -> Vec<f32> {
         let slots = experts.len();
@@ -248,13 +177,17 @@ fn slots_are_sorted_by_expert_in_their_order() {
 fn the_experts_twins_agree_with_the_cpu_kernels() {
     let random = &mut Random::fresh();
     // Columns of less than a warp's step, of odd steps, and of more than is staged at once.
-    for [hidden, inter] in [[32, 32], [288, 96], [2080, 64]] {
+    for ([hidden, inter], tokens) in
+        [([32, 32], [1, 2, 70]), ([288, 96], [1, 9, 20]), ([2080, 64], [1, 2, 3])]
+    {
         let layer = Layer::new(hidden, inter, random);
         // Nine tokens: some expert has more visitors than a launch takes at a time. Seventy: more than a tile's.
-        for num_tokens in [1, 2, 9, 70] {
+        for num_tokens in tokens {
             let (x, logits) = (random.f32s(num_tokens * hidden), random.f32s(num_tokens * NUM_EXPERTS));
             let (experts, shares) = route(&logits, NUM_EXPERTS, TOP_K);
-            let expected = layer.expected(&x, &logits);
+            // The kernels round activations to bf16.
+            let rounded: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+            let expected = layer.expected(&rounded, &logits);
             let scale = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
             for outputs in [layer.few(&x, &experts), layer.many(&x, &experts)] {
                 for (found, expected) in combine(&outputs, &shares, hidden).iter().zip(&expected) {

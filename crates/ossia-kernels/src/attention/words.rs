@@ -6,7 +6,8 @@ use crate::AttentionMetadata;
 /// sequence alone, so that nobody else in the batch shows in its bits.
 const MIN_TILED_TOKENS: usize = 4;
 
-/// The words, and where each vector begins in them.
+/// The words, and where each vector begins in them. Metal's kernels want less of them than CUDA's.
+#[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code))]
 #[derive(Debug, Default)]
 pub(super) struct Words {
     pub(super) words: Vec<u32>,
@@ -42,7 +43,15 @@ pub(super) struct At {
 }
 
 impl At {
+    /// Its part of the words on a device; an empty one stands for itself by any word.
+    #[cfg(feature = "metal")]
+    pub(super) fn of(self, words: &candle_core::Tensor) -> crate::Result<candle_core::Tensor> {
+        let start = if self.len == 0 { 0 } else { self.start };
+        Ok(words.narrow(0, start, self.len.max(1))?)
+    }
+
     /// Its address, if the words begin at `base`.
+    #[cfg(any(test, feature = "cuda"))]
     pub(super) fn address(self, base: u64) -> u64 {
         base + 4 * self.start as u64
     }

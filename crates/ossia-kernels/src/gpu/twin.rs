@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use libloading::{Library, Symbol};
 
-use super::Grid;
+use crate::gpu::Grid;
 
 /// Undefined behaviour, unaligned vectors among it, stops the test.
 const FLAGS: &[&str] = &[
@@ -23,10 +23,24 @@ const FLAGS: &[&str] = &[
     "-fsanitize-undefined-trap-on-error",
     "-shared",
     "-fPIC",
+    // Metal's marks on parameters mean nothing here.
+    "-Wno-attributes",
 ];
 
 /// What every source may include.
-const HEADERS: &[&str] = &["cuda/kernel.h", "cuda/shim.h", "moe/mxfp4.h", "moe/mxfp4_gemv.h"];
+const HEADERS: &[&str] = &[
+    "gpu/fibers.h",
+    "cuda/kernel.h",
+    "cuda/shim.h",
+    "metal/prelude.h",
+    "metal/shim.h",
+    "moe/mxfp4.h",
+    "moe/mxfp4_gemv.h",
+    "moe/mxfp4_metal.h",
+];
+
+/// Entry point of a kernel's twin: its arguments, the grid, the threads of a block.
+type Entry = unsafe extern "C" fn(*const c_void, u32, u32, u32, u32) -> c_int;
 
 /// The kernels of one source file.
 pub(crate) struct Twin(Library);
@@ -56,14 +70,25 @@ impl Twin {
 
     /// Runs `kernel` of the file over a grid.
     pub(crate) fn launch<A>(&self, kernel: &str, args: &A, grid: Grid) {
-        type Entry<A> = unsafe extern "C" fn(*const A, u32, u32, u32, u32) -> c_int;
+        self.run(kernel, std::ptr::from_ref(args).cast(), grid);
+    }
+
+    /// Runs a Metal `kernel` of the file over a grid: `buffers` in the order of its parameters, then `args`.
+    pub(crate) fn launch_metal<A>(&self, kernel: &str, buffers: &[u64], args: &A, grid: Grid) {
+        let mut parameters = buffers.to_vec();
+        parameters.push(std::ptr::from_ref(args) as u64);
+        // The twin reads an array of addresses, which is what it takes for its arguments.
+        self.run(kernel, parameters.as_ptr().cast(), grid);
+    }
+
+    fn run(&self, kernel: &str, args: *const c_void, grid: Grid) {
         let name = format!("{kernel}_twin");
         let [x, y, z] = grid.blocks;
         let _alone = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the entry point of a kernel takes its arguments' struct; that Rust's struct is laid out like the one
         // in the source is what the test shows.
         let failed = unsafe {
-            let entry: Symbol<Entry<A>> = self.0.get(name.as_bytes()).unwrap();
+            let entry: Symbol<Entry> = self.0.get(name.as_bytes()).unwrap();
             entry(args, x, y, z, grid.threads)
         };
         assert_eq!(failed, 0, "{kernel}: the shim reported an error above");
@@ -159,9 +184,8 @@ mod shim_tests {
         let _alone = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: as in `launch`.
         let failed = unsafe {
-            let entry: Symbol<unsafe extern "C" fn(*const Args, u32, u32, u32, u32) -> c_int> =
-                twin.0.get(b"reverse_warps_then_block_twin").unwrap();
-            entry(&args, 2, 1, 1, 96)
+            let entry: Symbol<Entry> = twin.0.get(b"reverse_warps_then_block_twin").unwrap();
+            entry(std::ptr::from_ref(&args).cast(), 2, 1, 1, 96)
         };
         (failed, out)
     }
