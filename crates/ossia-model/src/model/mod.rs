@@ -9,7 +9,7 @@ mod rotary;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{CpuStorage, Device, Storage, Tensor};
 use ossia_kernels::{ComputeType, Linear, Matrix, embedding};
 
 use self::layer::DecoderLayer;
@@ -40,6 +40,8 @@ pub enum DenseWeights {
     Int8LmHead,
     /// All of them rounded to 8 bits.
     Int8,
+    /// Attention rounded to 10 bits and the lm_head to 8.
+    Int10,
 }
 
 impl ModelOptions {
@@ -48,6 +50,7 @@ impl ModelOptions {
         match self.dense_weights {
             DenseWeights::AsStored | DenseWeights::Int8LmHead => weight,
             DenseWeights::Int8 => Arc::new(weight.to_int8()),
+            DenseWeights::Int10 => Arc::new(weight.to_int10()),
         }
     }
 
@@ -55,7 +58,7 @@ impl ModelOptions {
     fn keep_lm_head(&self, weight: Arc<Matrix>) -> Arc<Matrix> {
         match self.dense_weights {
             DenseWeights::AsStored => weight,
-            DenseWeights::Int8LmHead | DenseWeights::Int8 => Arc::new(weight.to_int8()),
+            DenseWeights::Int8LmHead | DenseWeights::Int8 | DenseWeights::Int10 => Arc::new(weight.to_int8()),
         }
     }
 }
@@ -156,34 +159,54 @@ impl GptOss {
         KvCache::new(&self.config, self.options.compute, &self.options.device, num_blocks, block_size)
     }
 
-    /// Runs one pass: writes the new tokens' keys and values into `kv`, and returns a row of logits for
-    /// each of `batch.logits_indices`. A row's bits depend only on its sequence's tokens.
+    /// [`Self::forward_into`] fresh memory.
+    ///
+    /// # Errors
+    /// As [`Self::forward_into`].
+    pub fn forward(&self, batch: &ForwardBatch, kv: &mut KvCache) -> Result<Logits, ModelError> {
+        let mut logits = Logits::default();
+        self.forward_into(batch, kv, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// Runs one pass: writes the new tokens' keys and values into `kv`, and a row of logits for each of
+    /// `batch.logits_indices` over what `logits` held. A row's bits depend only on its sequence's tokens.
     ///
     /// # Errors
     /// [`ModelError::Batch`] if the batch contradicts itself, the model or the cache; the cache's blocks
     /// named in it are then undefined, others untouched.
-    pub fn forward(&self, batch: &ForwardBatch, kv: &mut KvCache) -> Result<Logits, ModelError> {
+    pub fn forward_into(
+        &self,
+        batch: &ForwardBatch,
+        kv: &mut KvCache,
+        logits: &mut Logits,
+    ) -> Result<(), ModelError> {
         batch.validate(self.config.vocab_size, self.config.max_position_embeddings)?;
         kv.validate(batch)?;
+        logits.reshape(batch.logits_indices.len(), self.config.vocab_size);
         if batch.num_tokens() == 0 {
-            return Ok(Logits::new(self.config.vocab_size, Vec::new()));
+            return Ok(());
         }
         let mut hidden_states = embedding(&self.embed_tokens, &batch.input_ids)?; // [num_tokens, hidden]
         let rotary = self.rotary_emb.at(&batch.positions)?;
         for layer in &self.layers {
             hidden_states = layer.forward(&hidden_states, &rotary, batch, kv)?;
         }
-        self.logits(&hidden_states, &batch.logits_indices)
+        self.logits(&hidden_states, &batch.logits_indices, logits.data_mut())
     }
 
-    /// Final norm and lm_head, only for the rows wanted.
-    fn logits(&self, hidden_states: &Tensor, rows: &[u32]) -> Result<Logits, ModelError> {
+    /// Final norm and lm_head, only for the rows wanted, into `out` `[rows, vocab]`.
+    fn logits(&self, hidden_states: &Tensor, rows: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
         if rows.is_empty() {
-            return Ok(Logits::new(self.config.vocab_size, Vec::new()));
+            return Ok(());
         }
         let rows = Tensor::new(rows, hidden_states.device())?;
         let hidden_states = self.norm.forward(&hidden_states.index_select(&rows, 0)?)?; // [rows, hidden]
         let logits = self.lm_head.forward(&hidden_states)?; // [rows, vocab]
-        Ok(Logits::new(self.config.vocab_size, logits.flatten_all()?.to_vec1()?))
+        match &*logits.storage_and_layout().0 {
+            Storage::Cpu(CpuStorage::F32(logits)) => out.copy_from_slice(logits),
+            _ => out.copy_from_slice(&logits.flatten_all()?.to_vec1()?),
+        }
+        Ok(())
     }
 }
