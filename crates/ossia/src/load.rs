@@ -142,6 +142,7 @@ fn options(dtype: Dtype, weights: CpuWeights) -> ModelOptions {
         CpuWeights::Bf16 => DenseWeights::AsStored,
         CpuWeights::Int8LmHead => DenseWeights::Int8LmHead,
         CpuWeights::Int8 => DenseWeights::Int8,
+        CpuWeights::Int10 => DenseWeights::Int10,
     };
     ModelOptions { compute, dense_weights, ..ModelOptions::default() }
 }
