@@ -8,7 +8,7 @@ use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES, add_products};
 /// Rows at a time: their block sums, four lanes each, are added up together.
 const ROWS: usize = 4;
 /// How many rows ahead of those being decoded memory is asked for.
-const AHEAD: usize = 2 * ROWS;
+const AHEAD: usize = ROWS;
 /// Bytes of a block's codes.
 const CODES: usize = BLOCK / 2;
 
