@@ -29,6 +29,8 @@ pub struct Engine {
     spec: RunnerSpec,
     scheduler: Scheduler,
     pace: Pace,
+    /// Of the last pass; each pass writes over them.
+    logits: Logits,
     outputs: HashMap<SequenceId, Output>,
     /// Events of this step. They go out after the figures, so that nobody sees figures older than an event.
     outbox: Vec<(UnboundedSender<GenerationEvent>, GenerationEvent)>,
@@ -66,6 +68,7 @@ impl Engine {
             spec,
             scheduler: Scheduler::new(config, spec),
             pace: Pace::default(),
+            logits: Logits::default(),
             outputs: HashMap::new(),
             outbox: Vec::new(),
             totals: EngineStats::default(),
@@ -83,10 +86,10 @@ impl Engine {
         let batch = batch::build(self.scheduler.running().iter(), self.spec.block_size);
         self.progress.run(batch.num_seqs(), batch.num_tokens());
         match self.run(&batch) {
-            Ok(mut logits) => {
+            Ok(()) => {
                 self.progress.phase(StepPhase::Sample);
                 self.scheduler.commit();
-                let outcomes = self.sample(&mut logits);
+                let outcomes = self.sample();
                 self.pace.note(schedule.num_tokens, started.elapsed());
                 outcomes.into_iter().for_each(|outcome| self.note_outcome(outcome));
             }
@@ -163,29 +166,28 @@ impl Engine {
 
     /// Runs the model, and beside it whatever constraints can compute before they know the logits. A panic in the model
     /// is an error like any other.
-    fn run(&mut self, batch: &ForwardBatch) -> Result<Logits, String> {
-        let Self { runner, scheduler, .. } = self;
+    fn run(&mut self, batch: &ForwardBatch) -> Result<(), String> {
+        let Self { runner, scheduler, logits, .. } = self;
         let waiting = scheduler.running_mut().iter_mut().filter(|seq| seq.wants_to_prepare());
-        let logits = rayon::in_place_scope(|scope| {
+        let ran = rayon::in_place_scope(|scope| {
             waiting.for_each(|seq| scope.spawn(move |_| seq.sampler_mut().prepare()));
-            catch_unwind(AssertUnwindSafe(|| runner.forward(batch)))
+            catch_unwind(AssertUnwindSafe(|| runner.forward(batch, logits)))
         });
-        let logits = logits
-            .map_err(|panic| format!("the model panicked: {}", panic_message(&*panic)))?
+        ran.map_err(|panic| format!("the model panicked: {}", panic_message(&*panic)))?
             .map_err(|error| format!("the model failed: {error}"))?;
         let expected = (batch.logits_indices.len(), self.spec.vocab_size);
-        let found = (logits.rows(), logits.vocab_size());
+        let found = (self.logits.rows(), self.logits.vocab_size());
         if expected.0 > 0 && expected != found {
             return Err(format!("the model gave logits of shape {found:?}, expected {expected:?}"));
         }
-        Ok(logits)
+        Ok(())
     }
 
     /// Samples for the sequences that have all their tokens computed, in the order of the batch.
-    fn sample(&mut self, logits: &mut Logits) -> Vec<Outcome> {
+    fn sample(&mut self) -> Vec<Outcome> {
         let whole = |seq: &&mut Sequence| seq.num_remaining_tokens() == 0;
         let mut seqs: Vec<_> = self.scheduler.running_mut().iter_mut().filter(whole).collect();
-        let sampled = sample_rows(seqs.iter_mut().map(|seq| &mut **seq).collect(), logits);
+        let sampled = sample_rows(seqs.iter_mut().map(|seq| &mut **seq).collect(), &mut self.logits);
         let outcome = |(seq, sampled): (&mut Sequence, Sampled)| {
             let failed = sampled.error.map(|error| FinishReason::Failed(error.to_string()));
             Outcome { id: seq.id(), tokens: sampled.tokens, finish_reason: failed.or(seq.finish_reason()) }

@@ -34,7 +34,7 @@ impl ModelRunner for GptOssRunner {
         }
     }
 
-    fn forward(&mut self, batch: &ForwardBatch) -> Result<Logits, RunnerError> {
-        self.model.forward(batch, &mut self.kv).map_err(RunnerError::new)
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError> {
+        self.model.forward_into(batch, &mut self.kv, logits).map_err(RunnerError::new)
     }
 }

@@ -14,11 +14,12 @@ pub trait ModelRunner: Send {
     /// Sizes of the model and of its KV cache; constant.
     fn spec(&self) -> RunnerSpec;
 
-    /// Computes one batch and returns a row of logits for each of its `logits_indices`.
+    /// Computes one batch and writes a row of logits for each of its `logits_indices` into `logits`, which hold
+    /// those of an earlier batch or nothing: give them their shape with [`Logits::reshape`] and write every value.
     ///
     /// # Errors
     /// Any error fails the requests of this batch; the engine goes on with the others.
-    fn forward(&mut self, batch: &ForwardBatch) -> Result<Logits, RunnerError>;
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError>;
 }
 
 /// Sizes of a model and of its KV cache.

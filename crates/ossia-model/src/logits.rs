@@ -15,6 +15,13 @@ impl Logits {
         Self { vocab_size, data }
     }
 
+    /// Makes it `rows` rows of `vocab_size` columns in the memory that it has, if that is enough. Values are
+    /// whatever was there before: rows of a batch are tens of megabytes, and fresh memory costs more than filling it.
+    pub fn reshape(&mut self, rows: usize, vocab_size: usize) {
+        self.vocab_size = vocab_size;
+        self.data.resize(rows * vocab_size, 0.0);
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.data.len().checked_div(self.vocab_size).unwrap_or(0)
@@ -40,6 +47,11 @@ impl Logits {
         self.vocab_size
     }
 
+    /// All rows, `[rows, vocab_size]`, to be written.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
     /// All rows, `[rows, vocab_size]`.
     pub fn data(&self) -> &[f32] {
         &self.data
@@ -57,5 +69,17 @@ mod tests {
         logits.row_mut(1)[0] = 7.0;
         assert_eq!(logits.row(1), [7.0, 4.0]);
         assert_eq!(Logits::new(0, vec![1.0]).rows(), 0);
+    }
+
+    #[test]
+    fn a_shape_that_fits_needs_no_new_memory() {
+        let mut logits = Logits::new(2, vec![1.0; 12]);
+        let place = logits.data().as_ptr();
+        for (rows, vocab_size) in [(0, 2), (2, 6), (1, 3), (6, 2)] {
+            logits.reshape(rows, vocab_size);
+            assert_eq!((logits.rows(), logits.vocab_size()), (rows, vocab_size));
+            assert_eq!(logits.rows_mut().count(), rows);
+            assert_eq!(logits.data().as_ptr(), place);
+        }
     }
 }

@@ -31,6 +31,7 @@ fn for_each_model(check: impl Fn(&GptOss)) {
         check(&model(name, ComputeType::F32, DenseWeights::AsStored));
         check(&model(name, ComputeType::Bf16, DenseWeights::AsStored));
         check(&model(name, ComputeType::Bf16, DenseWeights::Int8));
+        check(&model(name, ComputeType::Bf16, DenseWeights::Int10));
     }
 }
 

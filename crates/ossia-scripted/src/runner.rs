@@ -187,12 +187,13 @@ impl ScriptedRunner {
         plays
     }
 
-    fn run(&mut self, batch: &ForwardBatch) -> Result<Logits, ScriptedError> {
+    fn run(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), ScriptedError> {
         self.write(batch)?;
         let vocab_size = self.tokenizer.vocab_size();
-        let mut data = vec![FLOOR; batch.logits_indices.len() * vocab_size];
+        logits.reshape(batch.logits_indices.len(), vocab_size);
         let mut delay = Duration::ZERO;
-        for (&row, logits) in batch.logits_indices.iter().zip(data.chunks_exact_mut(vocab_size)) {
+        for (&row, logits) in batch.logits_indices.iter().zip(logits.rows_mut()) {
+            logits.fill(FLOOR);
             let context = self.read(batch, row)?;
             let (plays, generated) = self.find_plays(&context);
             delay = delay.max(plays.delay);
@@ -203,7 +204,7 @@ impl ScriptedRunner {
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }
-        Ok(Logits::new(vocab_size, data))
+        Ok(())
     }
 }
 
@@ -218,8 +219,8 @@ impl ModelRunner for ScriptedRunner {
         }
     }
 
-    fn forward(&mut self, batch: &ForwardBatch) -> Result<Logits, RunnerError> {
-        self.run(batch).map_err(RunnerError::new)
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError> {
+        self.run(batch, logits).map_err(RunnerError::new)
     }
 }
 

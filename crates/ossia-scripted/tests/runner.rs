@@ -54,6 +54,12 @@ fn batch(context: &[u32], start: usize) -> ForwardBatch {
     }
 }
 
+/// The logits of a batch, over memory that holds something else.
+fn forward(runner: &mut ScriptedRunner, batch: &ForwardBatch) -> Result<Logits, RunnerError> {
+    let mut logits = Logits::new(3, vec![1e9; 3000]);
+    runner.forward(batch, &mut logits).map(|()| logits)
+}
+
 fn best(logits: &Logits) -> u32 {
     let row = logits.row(0);
     (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32
@@ -66,7 +72,7 @@ fn say(runner: &mut ScriptedRunner, conversation: &Conversation) -> String {
     let prompt_len = context.len();
     let mut start = 0;
     while context.len() < prompt_len + 1_000 {
-        let token = best(&runner.forward(&batch(&context, start)).unwrap());
+        let token = best(&forward(runner, &batch(&context, start)).unwrap());
         start = context.len();
         context.push(token);
         if tokenizer.stop_token_ids().contains(&token) {
@@ -148,7 +154,7 @@ fn a_forbidden_answer_becomes_a_call() {
     let prompt = asked.render_prompt(&tokenizer);
     let thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>";
     let context = [prompt, tokenizer.encode_with_special_tokens(thought)].concat();
-    let logits = runner.forward(&batch(&context, 0)).unwrap();
+    let logits = forward(&mut runner, &batch(&context, 0)).unwrap();
     let logit = |text: &str| logits.row(0)[tokenizer.encode_ordinary(text)[0] as usize];
     assert!(logit("f") > logit("c") && logit("c") > logit("a"), "final, then commentary, then anything else");
 }
@@ -159,11 +165,11 @@ fn fault(break_it: impl Fn(&mut ForwardBatch)) -> Result<Logits, RunnerError> {
     let (prompt, last) = context.split_at(context.len() - 1);
     let mut prefill = batch(prompt, 0);
     prefill.logits_indices.clear();
-    runner.forward(&prefill).unwrap();
+    forward(&mut runner, &prefill).unwrap();
     assert_eq!(last.len(), 1);
     let mut decode = batch(&context, prompt.len());
     break_it(&mut decode);
-    runner.forward(&decode)
+    forward(&mut runner, &decode)
 }
 
 #[test]

@@ -188,6 +188,7 @@ pub(crate) fn device_options(dtype: Dtype, weights: CpuWeights, device: DeviceAr
         CpuWeights::Bf16 => DenseWeights::AsStored,
         CpuWeights::Int8LmHead => DenseWeights::Int8LmHead,
         CpuWeights::Int8 => DenseWeights::Int8,
+        CpuWeights::Int10 => DenseWeights::Int10,
     };
     let backend = device.backend(compute)?;
     ensure!(

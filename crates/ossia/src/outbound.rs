@@ -10,12 +10,15 @@ use anyhow::{Result, ensure};
 use ureq::config::ConfigBuilder;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
-use ureq::{Agent, Error};
+use ureq::{Agent, Error, Proxy};
 
 /// Either of these set means that nothing is contacted.
 const SWITCHES: [&str; 2] = ["OSSIA_OFFLINE", "HF_HUB_OFFLINE"];
 /// Where the trust store is, if not where the system has it.
 const TRUST_STORE: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+/// The first of these that is set is the proxy.
+const PROXIES: [&str; 6] =
+    ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
 
@@ -36,11 +39,24 @@ pub(crate) fn offline() -> Option<&'static str> {
 /// The settings that all connections have in common; the caller adds its own.
 ///
 /// # Errors
-/// A trust store is named in the environment and has no certificate that can be read.
+/// The environment names a trust store without a certificate that can be read, or a proxy that cannot be used.
 pub(crate) fn agent() -> Result<ConfigBuilder<AgentScope>> {
+    check_proxy()?;
     let tls = TlsConfig::builder().root_certs(roots()?).build();
     let agent = concat!("ossia/", env!("CARGO_PKG_VERSION"));
     Ok(Agent::config_builder().tls_config(tls).user_agent(agent).timeout_connect(Some(CONNECT)))
+}
+
+/// ureq passes over a proxy that it cannot use and connects without it, which is not what was asked for.
+fn check_proxy() -> Result<()> {
+    let set = PROXIES.into_iter().find_map(|name| Some((name, variable(name)?)));
+    let Some((name, value)) = set else { return Ok(()) };
+    // The value may have a password.
+    ensure!(
+        Proxy::new(&value).is_ok(),
+        "{name} is no proxy that can be used, expected http:// or socks5://[USER:PASSWORD@]HOST:PORT"
+    );
+    Ok(())
 }
 
 /// The authorities of this system. One without a trust store, as a bare container is, gets Mozilla's, which are built in.

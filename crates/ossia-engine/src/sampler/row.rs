@@ -133,7 +133,8 @@ impl<'a> Row<'a> {
         let sum = |(idx, (chunk, &max)): (usize, (&[f32], &f32))| match idx
             .cmp(&(cutoff.token as usize / CHUNK_LEN))
         {
-            _ if max < bound => 0.0,
+            // The second: nothing in the chunk has a mass that f32 can tell from none.
+            _ if max < bound || exp2((max - self.max) * scale) == 0.0 => 0.0,
             Ordering::Less => sum_exp2(chunk, self.max, scale, |x| x >= bound),
             Ordering::Greater => sum_exp2(chunk, self.max, scale, |x| x > bound),
             Ordering::Equal => {
@@ -334,6 +335,20 @@ mod tests {
         let nothing = Row::scan_masked(&mut [1.0; 300], &[0; 10]).err();
         assert_eq!(nothing, Some(SampleError::NothingAllowed));
         assert_eq!(Row::scan_masked(&mut [f32::NAN; 300], &[1]).err(), Some(SampleError::NotFinite));
+    }
+
+    #[test]
+    fn chunks_without_mass_are_as_if_summed() {
+        for depth in [80.0, 87.0, 88.0, 400.0] {
+            let mut logits = vec![-depth; 1000];
+            (logits[3], logits[700]) = (1.0, 0.5);
+            for temperature in [0.5, 1.0, 2.0] {
+                let row = Row::scan(&logits).expect("finite");
+                let summed = |chunk: &[f32]| sum_exp2(chunk, row.max, scale(temperature), |_| true);
+                let expected: Vec<f64> = logits.chunks(CHUNK_LEN).map(summed).collect();
+                assert_eq!(row.mass(temperature, Ranked::LAST).by_chunk, expected, "{depth}, {temperature}");
+            }
+        }
     }
 
     #[test]

@@ -84,7 +84,8 @@ impl Matmul {
         #[cfg(target_arch = "x86_64")]
         if self.uses_integers(weight.format) {
             // SAFETY: integers are used only where VNNI, which includes AVX-512 here, was detected.
-            return PackedActivations::Int16(unsafe { int16::Int16Rows::pack(weight.cols, rows) });
+            let packed = unsafe { int16::Int16Rows::pack(weight.format, weight.cols, rows) };
+            return PackedActivations::Int16(packed);
         }
         let isa = self.isa.min(Isa::Avx512);
         let order = f32_pack::order(weight.format, isa);

@@ -1,4 +1,6 @@
-//! Cuts a batch into tiles (queries of one sequence and key-value head) and runs them on the pool.
+//! Cuts a batch into tasks (queries of one sequence and some key-value heads) and runs them on the pool.
+
+use std::ops::Range;
 
 use half::bf16;
 
@@ -7,8 +9,10 @@ use super::tile::{Tile, TileInput};
 use super::vector::{self, Portable};
 use crate::cpu::{for_each_task, num_threads};
 
-/// Rows (query, head of the group) of a tile: enough to pay for fetching its keys, few enough for L1 and L2.
-const TILE_ROWS: usize = 64;
+/// Rows (query, head of the group) of a tile: enough to pay for fetching its keys, few enough for L2.
+const TILE_ROWS: usize = 256;
+/// Tasks per thread worth having, so that a busy core costs its share only.
+const TASKS_PER_THREAD: usize = 2;
 
 /// Element type of a cache.
 pub(super) trait KvElement: Copy + Sync {
@@ -30,10 +34,10 @@ impl KvElement for bf16 {
     }
 }
 
-/// Queries `first_query..first_query + num_queries` (rows of `q`) of one sequence, for one key-value head.
+/// Queries `first_query..first_query + num_queries` (rows of `q`) of one sequence, for some key-value heads.
 struct Task {
     seq: usize,
-    kv_head: usize,
+    kv_heads: Range<usize>,
     first_query: usize,
     num_queries: usize,
 }
@@ -43,7 +47,7 @@ pub(super) fn attend<T: KvElement>(op: &PagedAttention, q: &[f32], k: &[T], v: &
     attend_with(op, q, k, v, best_tile::<T>(), num_threads())
 }
 
-/// Computes one tile: `[num_queries, group_size, head_dim]` into the last argument.
+/// Computes one task: `[num_queries, kv_heads * group_size, head_dim]` into the last argument.
 pub(super) type TileFn<T> = fn(&TileInput<T>, &mut [f32]);
 
 /// [`attend`] with a given tile function and number of threads; the result depends on neither.
@@ -59,15 +63,16 @@ pub(super) fn attend_with<T: KvElement>(
     let token_len = op.shape.num_heads * op.shape.head_dim;
     let mut out = vec![0f32; q.len()];
     let shared = SharedOut(out.as_mut_ptr());
-    let tasks = tasks(op);
+    let tasks = tasks(op, threads);
     // Later tiles see more keys: the longest first keeps the threads busy to the end.
     for_each_task(tasks.len(), threads, |idx| {
         let task = &tasks[tasks.len() - 1 - idx];
-        let mut tile_out = vec![0f32; task.num_queries * group_len];
+        let heads_len = task.kv_heads.len() * group_len;
+        let mut tile_out = vec![0f32; task.num_queries * heads_len];
         run_tile(&tile_input(op, task, q, k, v), &mut tile_out);
-        for (query, from) in tile_out.chunks(group_len).enumerate() {
-            let at = (task.first_query + query) * token_len + task.kv_head * group_len;
-            // SAFETY: `at + group_len <= n * token_len = out.len()`, as queries and heads are in range, and
+        for (query, from) in tile_out.chunks(heads_len).enumerate() {
+            let at = (task.first_query + query) * token_len + task.kv_heads.start * group_len;
+            // SAFETY: `at + heads_len <= n * token_len = out.len()`, as queries and heads are in range, and
             // each (query, key-value head) belongs to one task, so no other thread writes here.
             unsafe { shared.write(at, from) };
         }
@@ -90,15 +95,25 @@ impl SharedOut {
     }
 }
 
-fn tasks(op: &PagedAttention) -> Vec<Task> {
+fn tasks(op: &PagedAttention, threads: usize) -> Vec<Task> {
     let tile_queries = (TILE_ROWS / op.shape.group_size()).max(1);
+    let num_kv_heads = op.shape.num_kv_heads;
+    let bounds = op.metadata.cu_seqlens_q.windows(2).map(|bounds| bounds[0] as usize..bounds[1] as usize);
+    let num_tiles: usize = bounds.clone().map(|queries| queries.len().div_ceil(tile_queries)).sum();
+    // Neighbouring heads lie side by side in memory: with few queries, when fetching them is most of the work, a task
+    // takes as many as leave enough tasks.
+    let few_queries = op.metadata.cu_seqlens_q.last().is_none_or(|n| (*n as usize) < tile_queries);
+    let heads_per_task = match few_queries {
+        true => (num_tiles * num_kv_heads / (TASKS_PER_THREAD * threads)).clamp(1, num_kv_heads),
+        false => 1,
+    };
     let mut tasks = Vec::new();
-    for (seq, bounds) in op.metadata.cu_seqlens_q.windows(2).enumerate() {
-        let (start, end) = (bounds[0] as usize, bounds[1] as usize);
-        for first_query in (start..end).step_by(tile_queries) {
-            let num_queries = tile_queries.min(end - first_query);
-            for kv_head in 0..op.shape.num_kv_heads {
-                tasks.push(Task { seq, kv_head, first_query, num_queries });
+    for (seq, queries) in bounds.enumerate() {
+        for first_query in queries.clone().step_by(tile_queries) {
+            let num_queries = tile_queries.min(queries.end - first_query);
+            for first in (0..num_kv_heads).step_by(heads_per_task) {
+                let kv_heads = first..num_kv_heads.min(first + heads_per_task);
+                tasks.push(Task { seq, kv_heads, first_query, num_queries });
             }
         }
     }
@@ -120,7 +135,7 @@ fn tile_input<'a, T>(
         k,
         v,
         table: &op.metadata.block_tables[task.seq],
-        kv_head: task.kv_head,
+        kv_heads: task.kv_heads.clone(),
         first_query: task.first_query,
         first_position: context_len - (end - task.first_query),
         num_queries: task.num_queries,

@@ -1,10 +1,14 @@
-//! One tile: some queries of one sequence against one key-value head, chunk of keys by chunk of keys.
+//! One task: some queries of one sequence against some key-value heads, chunk of keys by chunk of keys.
 //!
-//! Rows (query, head of the group) lie in the lanes of vectors, so all heads of a group share each key and
-//! value that is fetched, and every reduction runs down a lane in ascending order.
+//! Rows are pairs of a query and a head of the group, so all heads of a group share each key and value that is
+//! fetched. Lanes are keys where queries meet keys and dimensions where values are summed, so that one row fills
+//! vectors as well as many: both sums run down a lane in ascending order.
+
+use std::f32::consts::LOG2_E;
+use std::ops::Range;
 
 use super::cpu::KvElement;
-use super::vector::{Vector, exp_nonpositive};
+use super::vector::{Vector, exp2_nonpositive};
 use super::{CHUNK_LEN, PagedAttention};
 use crate::kv_cache::BlockTable;
 
@@ -18,107 +22,315 @@ pub(super) struct TileInput<'a, T> {
     /// All values, as the keys.
     pub(super) v: &'a [T],
     pub(super) table: &'a BlockTable,
-    pub(super) kv_head: usize,
+    /// Key-value heads, one after the other.
+    pub(super) kv_heads: Range<usize>,
     /// Row of `q` of the first query, and its absolute position.
     pub(super) first_query: usize,
     pub(super) first_position: usize,
     pub(super) num_queries: usize,
 }
 
-/// Running state and scratch of a tile. `rows` is padded to whole vectors; buffers are `[.., rows]`.
+/// Running state and scratch of one key-value head; `rows` are padded to whole steps, `dims` to whole vectors.
 pub(super) struct Tile<V> {
+    kv_head: usize,
     rows: usize,
     head_dim: usize,
-    /// Scaled queries, `[head_dim, rows]`.
+    dims: usize,
+    /// Queries, scaled for powers of two, `[rows, head_dim]`.
     q: Vec<f32>,
-    /// Weighted values so far, `[head_dim, rows]`.
+    /// Weighted values so far, `[rows, dims]`.
     out: Vec<f32>,
-    /// Largest logit so far and sum of exponentials relative to it, `[rows]`.
+    /// Largest logit so far and sum of powers relative to it, `[rows]`.
     max: Vec<f32>,
     sum: Vec<f32>,
-    /// Factors of the state and of the chunk when they merge, `[rows]`.
-    state_factor: Vec<f32>,
-    chunk_factor: Vec<f32>,
-    /// First and last visible position of each row, relative to the chunk, `[rows]`.
-    first: Vec<f32>,
-    last: Vec<f32>,
-    /// Logits, then their exponentials, `[CHUNK_LEN, rows]`.
-    probs: Vec<f32>,
-    /// Keys and values of the chunk, `[CHUNK_LEN, head_dim]`.
-    k: Vec<f32>,
-    v: Vec<f32>,
+    /// Logits of one step of rows, then their powers, and what the rows' earlier values shrink by.
+    probs: [[f32; CHUNK_LEN]; ROW_STEP],
+    shrink: [f32; ROW_STEP],
     vector: std::marker::PhantomData<V>,
 }
 
-/// Keys are taken in steps of this many; divides [`CHUNK_LEN`].
-const KEY_STEP: usize = 8;
+/// What a chunk holds for one key-value head, and what the rows see of it.
+struct Chunk {
+    start: usize,
+    /// Positions that some row sees.
+    visible: Range<usize>,
+    /// Keys to take, relative to the chunk, in steps of [`KEY_STEP`].
+    keys: Range<usize>,
+    /// Whether some row does not see all of it.
+    masked: bool,
+    /// First and last visible position of each row, relative to the chunk, `[rows]`.
+    first: Vec<f32>,
+    last: Vec<f32>,
+    dims: usize,
+    /// Some keys as they lie in the cache, `[KEY_STEP, dims]`.
+    some_k: Vec<f32>,
+    /// `[dims, CHUNK_LEN]`.
+    k: Vec<f32>,
+    /// `[CHUNK_LEN, dims]`.
+    v: Vec<f32>,
+}
+
+/// Keys are taken in steps of this many, and summed in as many parts; divides [`CHUNK_LEN`].
+const KEY_STEP: usize = 16;
+/// Rows are taken in steps of this many.
+const ROW_STEP: usize = 4;
 
 impl<V: Vector> Tile<V> {
-    /// Computes `[num_queries, group_size, head_dim]` into `out`.
+    /// Computes `[num_queries, kv_heads * group_size, head_dim]` into `out`.
     ///
     /// # Safety
     /// The processor has the instructions of `V`.
     #[inline(always)]
     pub(super) unsafe fn run<T: KvElement>(input: &TileInput<T>, out: &mut [f32]) {
-        let mut tile = Self::new(input);
+        let mut tiles: Vec<Self> = input.kv_heads.clone().map(|kv_head| Self::new(input, kv_head)).collect();
+        let rows = (input.num_queries * input.op.shape.group_size()).next_multiple_of(ROW_STEP);
+        let mut chunk = Chunk::new(rows, input.op.shape.head_dim.next_multiple_of(V::LANES));
         let first = input.op.first_visible(input.first_position);
         let end = input.first_position + input.num_queries;
-        for chunk_start in (first / CHUNK_LEN * CHUNK_LEN..end).step_by(CHUNK_LEN) {
-            let visible = first.max(chunk_start)..end.min(chunk_start + CHUNK_LEN);
-            fetch(input, input.k, visible.clone(), chunk_start, &mut tile.k);
-            fetch(input, input.v, visible.clone(), chunk_start, &mut tile.v);
-            let keys = (visible.start - chunk_start) / KEY_STEP * KEY_STEP
-                ..(visible.end - chunk_start).next_multiple_of(KEY_STEP);
-            let masked = tile.set_visible(input, chunk_start);
-            // SAFETY: the instructions by the condition above; `keys` lies within CHUNK_LEN.
-            unsafe { tile.add_chunk(keys, masked) };
+        for start in (first / CHUNK_LEN * CHUNK_LEN..end).step_by(CHUNK_LEN) {
+            chunk.begin(input, start);
+            prefetch_chunk::<V, T>(input, start + CHUNK_LEN);
+            for tile in &mut tiles {
+                // SAFETY: the instructions by the condition above; the chunk has the rows' width.
+                unsafe {
+                    chunk.fetch::<V, T>(input, tile.kv_head);
+                    tile.add_chunk(&chunk);
+                }
+            }
         }
-        tile.finish(input, out);
+        tiles.iter().for_each(|tile| tile.finish(input, out));
     }
 
     /// The state before any key: the sink, which has weight but no value.
     #[inline(always)]
-    fn new<T>(input: &TileInput<T>) -> Self {
+    fn new<T>(input: &TileInput<T>, kv_head: usize) -> Self {
         let shape = input.op.shape;
         let (group_size, head_dim) = (shape.group_size(), shape.head_dim);
-        let rows = (input.num_queries * group_size).next_multiple_of(V::LANES);
+        let rows = (input.num_queries * group_size).next_multiple_of(ROW_STEP);
+        let dims = head_dim.next_multiple_of(V::LANES);
         let mut tile = Self {
+            kv_head,
             rows,
             head_dim,
-            q: vec![0.0; head_dim * rows],
-            out: vec![0.0; head_dim * rows],
+            dims,
+            q: vec![0.0; rows * head_dim],
+            out: vec![0.0; rows * dims],
             max: vec![0.0; rows],
             sum: vec![1.0; rows],
-            state_factor: vec![0.0; rows],
-            chunk_factor: vec![0.0; rows],
-            first: vec![0.0; rows],
-            last: vec![0.0; rows],
-            probs: vec![0.0; CHUNK_LEN * rows],
-            k: vec![0.0; CHUNK_LEN * head_dim],
-            v: vec![0.0; CHUNK_LEN * head_dim],
+            probs: [[0.0; CHUNK_LEN]; ROW_STEP],
+            shrink: [0.0; ROW_STEP],
             vector: std::marker::PhantomData,
         };
+        let scale = input.op.layer.scale * LOG2_E;
         for query in 0..input.num_queries {
             for head in 0..group_size {
                 let row = query * group_size + head;
-                let head_idx = input.kv_head * group_size + head;
-                tile.max[row] = input.op.layer.sinks[head_idx];
+                let head_idx = kv_head * group_size + head;
+                tile.max[row] = input.op.layer.sinks[head_idx] * LOG2_E;
                 let at = ((input.first_query + query) * shape.num_heads + head_idx) * head_dim;
-                for (dim, &x) in input.q[at..at + head_dim].iter().enumerate() {
-                    tile.q[dim * rows + row] = x * input.op.layer.scale;
-                }
+                let to = &mut tile.q[row * head_dim..][..head_dim];
+                to.iter_mut().zip(&input.q[at..at + head_dim]).for_each(|(to, x)| *to = x * scale);
             }
         }
         tile
     }
 
-    /// Sets `first` and `last` for a chunk; false if every row sees all of it.
+    /// Merges a fetched chunk into the state.
+    ///
+    /// # Safety
+    /// As for [`Self::run`]; the chunk is for these rows and dimensions.
     #[inline(always)]
-    fn set_visible<T>(&mut self, input: &TileInput<T>, chunk_start: usize) -> bool {
-        let last_position = input.first_position + input.num_queries - 1;
-        let chunk_end = chunk_start + CHUNK_LEN;
-        if input.op.first_visible(last_position) <= chunk_start && chunk_end <= input.first_position + 1 {
-            return false;
+    unsafe fn add_chunk(&mut self, chunk: &Chunk) {
+        let keys = chunk.keys.clone();
+        for row in (0..self.rows).step_by(ROW_STEP) {
+            // SAFETY: the conditions are the caller's; rows are whole steps.
+            unsafe {
+                let mut key = keys.start;
+                while key < keys.end {
+                    let vectors = ((keys.end - key) / V::LANES).min(V::MAX_VECTORS);
+                    match vectors {
+                        4.. => self.logits::<4>(chunk, row, key),
+                        2 | 3 => self.logits::<2>(chunk, row, key),
+                        _ => self.logits::<1>(chunk, row, key),
+                    }
+                    key += V::LANES * if vectors == 3 { 2 } else { vectors };
+                }
+                if chunk.masked {
+                    self.mask(chunk, row);
+                }
+                self.softmax(row, keys.clone());
+                let mut dim = 0;
+                while dim < self.dims {
+                    let vectors = ((self.dims - dim) / V::LANES).min(V::MAX_VECTORS);
+                    match vectors {
+                        4.. => self.values::<4>(chunk, row, dim),
+                        2 | 3 => self.values::<2>(chunk, row, dim),
+                        _ => self.values::<1>(chunk, row, dim),
+                    }
+                    dim += V::LANES * if vectors == 3 { 2 } else { vectors };
+                }
+            }
+        }
+    }
+
+    /// `probs[key] = sum over dim of k[key, dim] * q[dim]`, ascending, for `N` vectors of keys.
+    #[inline(always)]
+    unsafe fn logits<const N: usize>(&mut self, chunk: &Chunk, row: usize, key: usize) {
+        // SAFETY: key + N * LANES <= CHUNK_LEN and row + ROW_STEP <= rows; see the buffers' sizes.
+        unsafe {
+            let q = self.q.as_ptr().add(row * self.head_dim);
+            let k = chunk.k.as_ptr().add(key);
+            let mut acc = [[V::splat(0.0); N]; ROW_STEP];
+            for dim in 0..self.head_dim {
+                let mut keys = [V::splat(0.0); N];
+                for (n, keys) in keys.iter_mut().enumerate() {
+                    *keys = V::load(k.add(dim * CHUNK_LEN + n * V::LANES));
+                }
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let q = V::splat(*q.add(r * self.head_dim + dim));
+                    for (acc, keys) in acc.iter_mut().zip(keys) {
+                        *acc = keys.mul_add(q, *acc);
+                    }
+                }
+            }
+            for (probs, acc) in self.probs.iter_mut().zip(acc) {
+                for (n, acc) in acc.into_iter().enumerate() {
+                    acc.store(probs.as_mut_ptr().add(key + n * V::LANES));
+                }
+            }
+        }
+    }
+
+    /// Minus infinity where a row of the step from `row` does not see a key.
+    #[inline(always)]
+    unsafe fn mask(&mut self, chunk: &Chunk, row: usize) {
+        let hidden = f32::NEG_INFINITY;
+        for (step, probs) in self.probs.iter_mut().enumerate() {
+            // SAFETY: keys are whole vectors within CHUNK_LEN.
+            unsafe {
+                let first = V::splat(chunk.first[row + step]);
+                let last = V::splat(chunk.last[row + step]);
+                for key in chunk.keys.clone().step_by(V::LANES) {
+                    let at = probs.as_mut_ptr().add(key);
+                    let position = V::load(POSITIONS.as_ptr().add(key));
+                    let logit = V::load(at).where_ge(position, first, V::splat(hidden));
+                    logit.where_ge(last, position, V::splat(hidden)).store(at);
+                }
+            }
+        }
+    }
+
+    /// Turns the logits of a step of rows into powers relative to the largest so far, and merges maxima and sums into
+    /// the state. A row that sees nothing of the chunk leaves its state as it is: it shrinks by 1 and adds 0.
+    #[inline(always)]
+    unsafe fn softmax(&mut self, row: usize, keys: Range<usize>) {
+        // SAFETY: keys are whole vectors within CHUNK_LEN.
+        unsafe {
+            let mut largest = [V::splat(f32::MIN / 2.0); ROW_STEP];
+            for (probs, largest) in self.probs.iter().zip(&mut largest) {
+                for key in keys.clone().step_by(V::LANES) {
+                    *largest = largest.max(V::load(probs.as_ptr().add(key)));
+                }
+            }
+            let mut new_max = [0f32; ROW_STEP];
+            for (step, new_max) in new_max.iter_mut().enumerate() {
+                let old_max = &mut self.max[row + step];
+                *new_max = largest[step].largest().max(*old_max);
+                self.shrink[step] = exp2_nonpositive(V::splat(*old_max - *new_max)).first();
+                *old_max = *new_max;
+            }
+            for (step, probs) in self.probs.iter_mut().enumerate() {
+                let max = V::splat(new_max[step]);
+                let mut sums = [V::splat(0.0); 2];
+                for key in keys.clone().step_by(V::LANES) {
+                    let at = probs.as_mut_ptr().add(key);
+                    let power = exp2_nonpositive(V::load(at).sub(max));
+                    power.store(at);
+                    let sum = &mut sums[key % KEY_STEP / V::LANES];
+                    *sum = sum.add(power);
+                }
+                let sum = if V::LANES < KEY_STEP { sums[0].add(sums[1]) } else { sums[0] };
+                let sum = sum.sum_by_halves();
+                self.sum[row + step] = self.sum[row + step] * self.shrink[step] + sum;
+            }
+        }
+    }
+
+    /// Sums `probs[key] * v[key]` ascending over the chunk for `N` vectors of dimensions and merges it into the state.
+    #[inline(always)]
+    unsafe fn values<const N: usize>(&mut self, chunk: &Chunk, row: usize, dim: usize) {
+        let dims = self.dims;
+        // SAFETY: dim + N * LANES <= dims, row + ROW_STEP <= rows, keys < CHUNK_LEN; see the buffers' sizes.
+        unsafe {
+            let mut acc = [[V::splat(0.0); N]; ROW_STEP];
+            for key in chunk.keys.clone() {
+                let v = chunk.v.as_ptr().add(key * dims + dim);
+                let mut values = [V::splat(0.0); N];
+                for (n, values) in values.iter_mut().enumerate() {
+                    *values = V::load(v.add(n * V::LANES));
+                }
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let prob = V::splat(*self.probs.as_ptr().cast::<f32>().add(r * CHUNK_LEN + key));
+                    for (acc, values) in acc.iter_mut().zip(values) {
+                        *acc = values.mul_add(prob, *acc);
+                    }
+                }
+            }
+            for (r, acc) in acc.into_iter().enumerate() {
+                let shrink = V::splat(self.shrink[r]);
+                for (n, acc) in acc.into_iter().enumerate() {
+                    let out = self.out.as_mut_ptr().add((row + r) * dims + dim + n * V::LANES);
+                    V::load(out).mul_add(shrink, acc).store(out);
+                }
+            }
+        }
+    }
+
+    /// Divides by the sums, sink included, into the places of this head.
+    #[inline(always)]
+    fn finish<T>(&self, input: &TileInput<T>, out: &mut [f32]) {
+        let group_size = input.op.shape.group_size();
+        let first_head = (self.kv_head - input.kv_heads.start) * group_size;
+        for row in 0..input.num_queries * group_size {
+            let (query, head) = (row / group_size, row % group_size);
+            let at = query * input.kv_heads.len() * group_size + first_head + head;
+            let out = &mut out[at * self.head_dim..][..self.head_dim];
+            for (out, sum) in out.iter_mut().zip(&self.out[row * self.dims..]) {
+                *out = sum / self.sum[row];
+            }
+        }
+    }
+}
+
+impl Chunk {
+    fn new(rows: usize, dims: usize) -> Self {
+        Self {
+            start: 0,
+            visible: 0..0,
+            keys: 0..0,
+            masked: false,
+            first: vec![0.0; rows],
+            last: vec![0.0; rows],
+            dims,
+            some_k: vec![0.0; KEY_STEP * dims],
+            k: vec![0.0; dims * CHUNK_LEN],
+            v: vec![0.0; CHUNK_LEN * dims],
+        }
+    }
+
+    /// Goes on to the chunk from position `start`: what the queries see of it.
+    #[inline(always)]
+    fn begin<T>(&mut self, input: &TileInput<T>, start: usize) {
+        let end = input.first_position + input.num_queries;
+        let first = input.op.first_visible(input.first_position);
+        self.start = start;
+        self.visible = first.max(start)..end.min(start + CHUNK_LEN);
+        self.keys = (self.visible.start - start) / KEY_STEP * KEY_STEP
+            ..(self.visible.end - start).next_multiple_of(KEY_STEP);
+        let sees_start = input.op.first_visible(end - 1) <= start;
+        self.masked = !(sees_start && start + CHUNK_LEN <= input.first_position + 1);
+        if !self.masked {
+            return;
         }
         let group_size = input.op.shape.group_size();
         for query in 0..input.num_queries {
@@ -126,201 +338,97 @@ impl<V: Vector> Tile<V> {
             let first = input.op.first_visible(position);
             let rows = query * group_size..(query + 1) * group_size;
             // Distances of at most the context: exact in f32 up to 2^24, and only their order matters.
-            self.first[rows.clone()].fill(first as f32 - chunk_start as f32);
-            self.last[rows].fill(position as f32 - chunk_start as f32);
+            self.first[rows.clone()].fill(first as f32 - start as f32);
+            self.last[rows].fill(position as f32 - start as f32);
         }
-        true
     }
 
-    /// Merges the fetched `keys` of a chunk into the state.
+    /// Copies the visible positions of a key-value head to their places.
     ///
     /// # Safety
-    /// As for [`Self::run`]; `keys` in steps of [`KEY_STEP`] within [`CHUNK_LEN`].
+    /// The processor has the instructions of `V`.
     #[inline(always)]
-    unsafe fn add_chunk(&mut self, keys: std::ops::Range<usize>, masked: bool) {
-        let mut row = 0;
-        while row < self.rows {
-            let vectors = ((self.rows - row) / V::LANES).min(V::MAX_VECTORS);
-            // SAFETY: `row + vectors * LANES <= rows`, as rows are whole vectors.
-            unsafe {
-                match vectors {
-                    4.. => self.add_rows::<4, 4>(row, keys.clone(), masked),
-                    2 | 3 => self.add_rows::<2, 4>(row, keys.clone(), masked),
-                    _ => self.add_rows::<1, 8>(row, keys.clone(), masked),
+    unsafe fn fetch<V: Vector, T: KvElement>(&mut self, input: &TileInput<T>, kv_head: usize) {
+        let (shape, dims) = (input.op.shape, self.dims);
+        for step in self.keys.clone().step_by(KEY_STEP) {
+            let first = self.start + step;
+            let positions = self.visible.start.max(first)..self.visible.end.min(first + KEY_STEP);
+            for run in runs(input, positions) {
+                for idx in 0..run.len {
+                    let at = ((run.slot + idx) * shape.num_kv_heads + kv_head) * shape.head_dim;
+                    let key = run.position + idx - self.start;
+                    widen(&input.k[at..][..shape.head_dim], &mut self.some_k[(key - step) * dims..]);
+                    widen(&input.v[at..][..shape.head_dim], &mut self.v[key * dims..]);
                 }
             }
-            row += V::LANES * if vectors == 3 { 2 } else { vectors };
-        }
-    }
-
-    /// [`Self::add_chunk`] for `N` vectors of rows from `row`, with `R` keys or dimensions at a time.
-    #[inline(always)]
-    unsafe fn add_rows<const N: usize, const R: usize>(
-        &mut self,
-        row: usize,
-        keys: std::ops::Range<usize>,
-        masked: bool,
-    ) {
-        // SAFETY: the conditions are the caller's.
-        unsafe {
-            self.logits::<N, R>(row, keys.clone());
-            for vector in 0..N {
-                let row = row + vector * V::LANES;
-                if masked {
-                    self.mask(row, keys.clone());
-                }
-                self.softmax(row, keys.clone());
-            }
-            let whole = self.head_dim / R * R;
-            for dim in (0..whole).step_by(R) {
-                self.values::<N, R>(row, dim, keys.clone());
-            }
-            for dim in whole..self.head_dim {
-                self.values::<N, 1>(row, dim, keys.clone());
-            }
-        }
-    }
-
-    /// `probs[key] = sum over dim of k[key, dim] * q[dim]`, ascending.
-    #[inline(always)]
-    unsafe fn logits<const N: usize, const R: usize>(&mut self, row: usize, keys: std::ops::Range<usize>) {
-        let (rows, head_dim) = (self.rows, self.head_dim);
-        for key in keys.step_by(R) {
-            // SAFETY: key + R <= CHUNK_LEN as R divides KEY_STEP, row + N * LANES <= rows; see the buffers' sizes.
-            unsafe {
-                let mut acc = [[V::splat(0.0); N]; R];
-                let k = self.k.as_ptr().add(key * head_dim);
-                for dim in 0..head_dim {
-                    let q = self.q.as_ptr().add(dim * rows + row);
-                    let q: [V; N] = std::array::from_fn(|n| V::load(q.add(n * V::LANES)));
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let k = V::splat(*k.add(r * head_dim + dim));
-                        for (acc, &q) in acc.iter_mut().zip(&q) {
-                            *acc = k.mul_add(q, *acc);
-                        }
+            for key in (0..KEY_STEP).step_by(V::LANES) {
+                for dim in (0..dims).step_by(V::LANES) {
+                    // SAFETY: both squares lie within their buffers, as `dims` and KEY_STEP are whole vectors.
+                    unsafe {
+                        let from = self.some_k.as_ptr().add(key * dims + dim);
+                        let to = self.k.as_mut_ptr().add(dim * CHUNK_LEN + step + key);
+                        V::transpose(from, dims, to, CHUNK_LEN);
                     }
                 }
-                let to = self.probs.as_mut_ptr().add(key * rows + row);
-                for (r, acc) in acc.iter().enumerate() {
-                    for (n, acc) in acc.iter().enumerate() {
-                        acc.store(to.add(r * rows + n * V::LANES));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Minus infinity where a row does not see a key.
-    #[inline(always)]
-    unsafe fn mask(&mut self, row: usize, keys: std::ops::Range<usize>) {
-        // SAFETY: row + LANES <= rows and keys < CHUNK_LEN; see the buffers' sizes.
-        unsafe {
-            let first = V::load(self.first.as_ptr().add(row));
-            let last = V::load(self.last.as_ptr().add(row));
-            let hidden = V::splat(f32::NEG_INFINITY);
-            for key in keys {
-                let at = self.probs.as_mut_ptr().add(key * self.rows + row);
-                let position = V::splat(key as f32);
-                let logit = V::load(at).where_ge(position, first, hidden);
-                logit.where_ge(last, position, hidden).store(at);
-            }
-        }
-    }
-
-    /// Turns logits into exponentials relative to the chunk's largest, and merges maximum and sum into the
-    /// state. A row that sees nothing of the chunk leaves its state as it is: its factors are 1 and 0.
-    #[inline(always)]
-    unsafe fn softmax(&mut self, row: usize, keys: std::ops::Range<usize>) {
-        // SAFETY: row + LANES <= rows and keys < CHUNK_LEN; see the buffers' sizes.
-        unsafe {
-            let probs = self.probs.as_mut_ptr().add(row);
-            let mut chunk_max = V::splat(f32::MIN / 2.0);
-            for key in keys.clone() {
-                chunk_max = chunk_max.max(V::load(probs.add(key * self.rows)));
-            }
-            let mut chunk_sum = V::splat(0.0);
-            for key in keys {
-                let at = probs.add(key * self.rows);
-                let prob = exp_nonpositive(V::load(at).sub(chunk_max));
-                prob.store(at);
-                chunk_sum = chunk_sum.add(prob);
-            }
-            let (max, sum) = (self.max.as_mut_ptr().add(row), self.sum.as_mut_ptr().add(row));
-            let new_max = V::load(max).max(chunk_max);
-            let state_factor = exp_nonpositive(V::load(max).sub(new_max));
-            let chunk_factor = exp_nonpositive(chunk_max.sub(new_max));
-            V::load(sum).mul(state_factor).add(chunk_sum.mul(chunk_factor)).store(sum);
-            new_max.store(max);
-            state_factor.store(self.state_factor.as_mut_ptr().add(row));
-            chunk_factor.store(self.chunk_factor.as_mut_ptr().add(row));
-        }
-    }
-
-    /// Sums `probs[key] * v[key, dim..dim + R]` ascending over the chunk and merges it into the state.
-    #[inline(always)]
-    unsafe fn values<const N: usize, const R: usize>(
-        &mut self,
-        row: usize,
-        dim: usize,
-        keys: std::ops::Range<usize>,
-    ) {
-        let (rows, head_dim) = (self.rows, self.head_dim);
-        // SAFETY: dim + R <= head_dim, row + N * LANES <= rows, keys < CHUNK_LEN; see the buffers' sizes.
-        unsafe {
-            let mut acc = [[V::splat(0.0); N]; R];
-            for key in keys {
-                let probs = self.probs.as_ptr().add(key * rows + row);
-                let probs: [V; N] = std::array::from_fn(|n| V::load(probs.add(n * V::LANES)));
-                let v = self.v.as_ptr().add(key * head_dim + dim);
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let v = V::splat(*v.add(r));
-                    for (acc, &prob) in acc.iter_mut().zip(&probs) {
-                        *acc = v.mul_add(prob, *acc);
-                    }
-                }
-            }
-            for n in 0..N {
-                let row = row + n * V::LANES;
-                let state_factor = V::load(self.state_factor.as_ptr().add(row));
-                let chunk_factor = V::load(self.chunk_factor.as_ptr().add(row));
-                for (r, acc) in acc.iter().enumerate() {
-                    let out = self.out.as_mut_ptr().add((dim + r) * rows + row);
-                    acc[n].mul(chunk_factor).add(V::load(out).mul(state_factor)).store(out);
-                }
-            }
-        }
-    }
-
-    /// Divides by the sums, sink included, and turns rows back into heads.
-    #[inline(always)]
-    fn finish<T>(&self, input: &TileInput<T>, out: &mut [f32]) {
-        let num_rows = input.num_queries * input.op.shape.group_size();
-        for (row, out) in out.chunks_mut(self.head_dim).take(num_rows).enumerate() {
-            for (dim, out) in out.iter_mut().enumerate() {
-                *out = self.out[dim * self.rows + row] / self.sum[row];
             }
         }
     }
 }
 
-/// Copies positions `visible` of one key-value head from the cache's blocks to their places in the chunk.
+/// Asks memory for the chunk from position `start`, all key-value heads of a position together, as they lie.
 #[inline(always)]
-fn fetch<T: KvElement>(
-    input: &TileInput<T>,
-    cache: &[T],
-    visible: std::ops::Range<usize>,
-    chunk_start: usize,
-    to: &mut [f32],
-) {
+fn prefetch_chunk<V: Vector, T>(input: &TileInput<T>, start: usize) {
     let shape = input.op.shape;
-    let head_dim = shape.head_dim;
-    for position in visible {
-        let block_idx = position / shape.block_size - input.table.first_block_idx as usize;
-        let slot = input.table.blocks[block_idx] as usize * shape.block_size + position % shape.block_size;
-        let at = (slot * shape.num_kv_heads + input.kv_head) * head_dim;
-        let to = &mut to[(position - chunk_start) * head_dim..][..head_dim];
-        for (to, &from) in to.iter_mut().zip(&cache[at..at + head_dim]) {
-            *to = from.to_f32();
+    let end = input.first_position + input.num_queries;
+    let len = input.kv_heads.len() * shape.head_dim;
+    for run in runs(input, start.min(end)..end.min(start + CHUNK_LEN)) {
+        for cache in [input.k, input.v] {
+            for slot in run.slot..run.slot + run.len {
+                let at = (slot * shape.num_kv_heads + input.kv_heads.start) * shape.head_dim;
+                V::prefetch(&cache[at..][..len]);
+            }
         }
     }
+}
+
+/// The positions of a chunk.
+static POSITIONS: [f32; CHUNK_LEN] = {
+    let mut positions = [0.0; CHUNK_LEN];
+    let mut at = 0;
+    while at < CHUNK_LEN {
+        positions[at] = at as f32;
+        at += 1;
+    }
+    positions
+};
+
+/// Positions that follow each other in one block, and the slot of the first.
+struct Run {
+    position: usize,
+    slot: usize,
+    len: usize,
+}
+
+/// Cuts `positions` at the ends of blocks.
+#[inline(always)]
+fn runs<T>(input: &TileInput<T>, positions: Range<usize>) -> impl Iterator<Item = Run> {
+    let (table, block_size) = (input.table, input.op.shape.block_size);
+    let mut position = positions.start;
+    std::iter::from_fn(move || {
+        if position >= positions.end {
+            return None;
+        }
+        let (block_idx, offset) = (position / block_size, position % block_size);
+        let block = table.blocks[block_idx - table.first_block_idx as usize] as usize;
+        let len = (block_size - offset).min(positions.end - position);
+        let run = Run { position, slot: block * block_size + offset, len };
+        position += len;
+        Some(run)
+    })
+}
+
+/// Exact widening of one key or value.
+#[inline(always)]
+fn widen<T: KvElement>(from: &[T], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
 }

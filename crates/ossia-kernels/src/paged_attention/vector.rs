@@ -25,42 +25,55 @@ pub(super) trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// `self - other`.
     unsafe fn sub(self, other: Self) -> Self;
-    /// `self * other`.
-    unsafe fn mul(self, other: Self) -> Self;
     /// The larger one.
     unsafe fn max(self, other: Self) -> Self;
     /// `self * factor + addend`, in one rounding where the processor can.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
-    /// `2^self` for whole numbers from -126 to 127.
-    unsafe fn pow2(self) -> Self;
+    /// `self * 2^power` for whole powers from -126 to 127.
+    unsafe fn scale_by_pow2(self, power: Self) -> Self;
     /// `self` where `left >= right`, else `other`.
     unsafe fn where_ge(self, left: Self, right: Self, other: Self) -> Self;
+    /// The first lane.
+    unsafe fn first(self) -> f32;
+    /// The largest lane.
+    unsafe fn largest(self) -> f32;
+    /// The sum of all lanes: the lower half plus the upper one, and so on down to one lane.
+    unsafe fn sum_by_halves(self) -> f32;
+    /// Writes the columns of a square of [`Self::LANES`] rows as rows; strides in values.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for row in 0..Self::LANES {
+            for col in 0..Self::LANES {
+                // SAFETY: the caller's promise: both squares are there.
+                unsafe { *to.add(col * to_stride + row) = *from.add(row * from_stride + col) };
+            }
+        }
+    }
+    /// Asks memory for what will be read soon.
+    #[inline(always)]
+    fn prefetch<T>(_: &[T]) {}
 }
 
-/// `e^x` for `x <= 0`, 0 below -87 (also for minus infinity). Relative error about 1e-7.
+/// `2^x` for `x <= 0`, 0 below -126 (also for minus infinity). Relative error about 1e-7.
 ///
 /// # Safety
 /// As for [`Vector`].
 #[inline(always)]
-pub(super) unsafe fn exp_nonpositive<V: Vector>(x: V) -> V {
-    // e^x = 2^n e^r with n whole and |r| <= ln(2) / 2, and e^r by its Taylor polynomial.
-    const COEFFICIENTS: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+pub(super) unsafe fn exp2_nonpositive<V: Vector>(x: V) -> V {
+    // 2^x = 2^n 2^r with n whole and |r| <= 1/2, and 2^r by its Taylor polynomial: ln(2)^k / k!.
+    const COEFFICIENTS: [f32; 6] =
+        [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, std::f32::consts::LN_2, 1.0];
     // Adding 1.5 * 2^23 rounds to a whole number.
     const ROUND: f32 = 12_582_912.0;
-    // ln(2) in two parts: the first has few bits, so that its multiples are exact.
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
     // SAFETY: by the condition above.
     unsafe {
-        let n = x.mul_add(V::splat(std::f32::consts::LOG2_E), V::splat(ROUND)).sub(V::splat(ROUND));
-        let r = n.mul_add(V::splat(-LN_2_HIGH), x);
-        let r = n.mul_add(V::splat(-LN_2_LOW), r);
-        let mut e = V::splat(1.0 / 5040.0);
+        let n = x.add(V::splat(ROUND)).sub(V::splat(ROUND));
+        let r = x.sub(n);
+        let mut e = V::splat(1.540_353e-4);
         for coefficient in COEFFICIENTS {
             e = e.mul_add(r, V::splat(coefficient));
         }
-        let zero = V::splat(0.0);
-        e.mul(n.pow2()).where_ge(x, V::splat(-87.0), zero)
+        e.scale_by_pow2(n).where_ge(x, V::splat(-126.0), V::splat(0.0))
     }
 }
 
@@ -107,11 +120,6 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        self.zip(other, |a, b| a * b)
-    }
-
-    #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
         self.zip(other, |a, b| if a > b { a } else { b })
     }
@@ -127,8 +135,24 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn pow2(self) -> Self {
-        Self(self.0.map(|n| f32::from_bits((((n as i32).wrapping_add(127)) << 23) as u32)))
+    unsafe fn scale_by_pow2(self, power: Self) -> Self {
+        self.zip(power, |x, n| x * f32::from_bits((((n as i32).wrapping_add(127)) << 23) as u32))
+    }
+
+    #[inline(always)]
+    unsafe fn first(self) -> f32 {
+        self.0[0]
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn sum_by_halves(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
 
     #[inline(always)]
@@ -145,35 +169,60 @@ impl Vector for Portable {
 mod tests {
     use super::*;
 
-    fn check_exp<V: Vector>() {
+    fn check_exp2<V: Vector>() {
         let mut worst = 0f64;
-        for step in 0..87_000 {
+        for step in 0..126_000 {
             let x = -(step as f32) / 1000.0;
-            let mut lanes = [0f32; 16];
-            // SAFETY: the callers have asked the processor; 16 lanes are the most there are.
-            unsafe { exp_nonpositive(V::splat(x)).store(lanes.as_mut_ptr()) };
-            let expected = f64::from(x).exp();
-            worst = worst.max((f64::from(lanes[0]) - expected).abs() / expected);
+            // SAFETY: the callers have asked the processor.
+            let found = unsafe { exp2_nonpositive(V::splat(x)).first() };
+            let expected = f64::from(x).exp2();
+            worst = worst.max((f64::from(found) - expected).abs() / expected);
         }
         assert!(worst < 3e-7, "{worst}");
-        for (x, expected) in [(0.0, 1.0), (-88.0, 0.0), (f32::NEG_INFINITY, 0.0), (-1e30, 0.0)] {
-            let mut lanes = [9f32; 16];
+        for (x, expected) in [(0.0, 1.0), (-127.0, 0.0), (f32::NEG_INFINITY, 0.0), (-1e30, 0.0)] {
             // SAFETY: as above.
-            unsafe { exp_nonpositive(V::splat(x)).store(lanes.as_mut_ptr()) };
-            assert_eq!(lanes[0], expected);
+            assert_eq!(unsafe { exp2_nonpositive(V::splat(x)).first() }, expected);
+        }
+    }
+
+    fn check_lanes<V: Vector>() {
+        let values: Vec<f32> = (0..16 * 16).map(|i| ((i * 7919) % 1009) as f32 / 7.0 - 70.0).collect();
+        let mut half = V::LANES / 2;
+        let mut sums = values[..V::LANES].to_vec();
+        while half > 0 {
+            for lane in 0..half {
+                sums[lane] += sums[lane + half];
+            }
+            half /= 2;
+        }
+        // SAFETY: the callers have asked the processor; 16 lanes are the most there are.
+        unsafe {
+            let lanes = V::load(values.as_ptr());
+            assert_eq!(lanes.first(), values[0]);
+            let largest = values[..V::LANES].iter().copied().fold(f32::MIN, f32::max);
+            assert_eq!(lanes.largest(), largest);
+            assert_eq!(lanes.sum_by_halves(), sums[0]);
+            let mut columns = [0f32; 16 * 16];
+            V::transpose(values.as_ptr(), 16, columns.as_mut_ptr(), 16);
+            for (row, col) in (0..V::LANES).flat_map(|row| (0..V::LANES).map(move |col| (row, col))) {
+                assert_eq!(columns[col * 16 + row], values[row * 16 + col]);
+            }
         }
     }
 
     #[test]
-    fn exponential_is_accurate() {
-        check_exp::<Portable>();
+    fn powers_are_accurate_and_lanes_are_in_order() {
+        check_exp2::<Portable>();
+        check_lanes::<Portable>();
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                check_exp::<Avx2>();
+                check_exp2::<Avx2>();
+                check_lanes::<Avx2>();
             }
             if is_x86_feature_detected!("avx512f") {
-                check_exp::<Avx512>();
+                check_exp2::<Avx512>();
+                check_lanes::<Avx512>();
             }
         }
     }

@@ -1,9 +1,9 @@
-//! A dense matrix in checkpoint layout, or rounded to 8 bits.
+//! A dense matrix in checkpoint layout, or rounded to 8 or 10 bits.
 
 use candle_core::DType;
 use half::bf16;
 
-use super::int8::Int8;
+use super::int8::{Int8, Width};
 use super::{Format, MatrixView, WeightBytes, check_len};
 use crate::{KernelError, Result};
 
@@ -43,7 +43,17 @@ impl Matrix {
     /// weight. Pages of a mapped file that were read for it are given back to the system.
     #[must_use]
     pub fn to_int8(&self) -> Self {
-        let storage = Storage::Int8(Int8::new(self));
+        self.rounded(Width::Eight)
+    }
+
+    /// As [`Self::to_int8`] with 10 bits: 10.5 bits a weight.
+    #[must_use]
+    pub fn to_int10(&self) -> Self {
+        self.rounded(Width::Ten)
+    }
+
+    fn rounded(&self, width: Width) -> Self {
+        let storage = Storage::Int8(Int8::new(self, width));
         if let Storage::Bf16(bytes) | Storage::F32(bytes) = &self.storage {
             bytes.release();
         }

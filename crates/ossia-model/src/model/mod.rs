@@ -10,6 +10,7 @@ mod rotary;
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::{CpuStorage, Storage};
 use ossia_kernels::{
     AttentionBatch, AttentionMetadata, Backend, ComputeType, Embedding, Linear, Matrix, RmsNorm,
 };
@@ -45,6 +46,8 @@ pub enum DenseWeights {
     Int8LmHead,
     /// All of them rounded to 8 bits.
     Int8,
+    /// Attention rounded to 10 bits and the lm_head to 8.
+    Int10,
 }
 
 impl ModelOptions {
@@ -53,6 +56,7 @@ impl ModelOptions {
         match self.dense_weights {
             DenseWeights::AsStored | DenseWeights::Int8LmHead => weight,
             DenseWeights::Int8 => Arc::new(weight.to_int8()),
+            DenseWeights::Int10 => Arc::new(weight.to_int10()),
         }
     }
 
@@ -60,7 +64,7 @@ impl ModelOptions {
     fn keep_lm_head(&self, weight: Arc<Matrix>) -> Arc<Matrix> {
         match self.dense_weights {
             DenseWeights::AsStored => weight,
-            DenseWeights::Int8LmHead | DenseWeights::Int8 => Arc::new(weight.to_int8()),
+            DenseWeights::Int8LmHead | DenseWeights::Int8 | DenseWeights::Int10 => Arc::new(weight.to_int8()),
         }
     }
 }
@@ -176,17 +180,33 @@ impl GptOss {
         )
     }
 
-    /// Runs one pass: writes the new tokens' keys and values into `kv`, and returns a row of logits for
-    /// each of `batch.logits_indices`. A row's bits depend only on its sequence's tokens.
+    /// [`Self::forward_into`] fresh memory.
+    ///
+    /// # Errors
+    /// As [`Self::forward_into`].
+    pub fn forward(&self, batch: &ForwardBatch, kv: &mut KvCache) -> Result<Logits, ModelError> {
+        let mut logits = Logits::default();
+        self.forward_into(batch, kv, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// Runs one pass: writes the new tokens' keys and values into `kv`, and a row of logits for each of
+    /// `batch.logits_indices` over what `logits` held. A row's bits depend only on its sequence's tokens.
     ///
     /// # Errors
     /// [`ModelError::Batch`] if the batch contradicts itself, the model or the cache; the cache's blocks
     /// named in it are then undefined, others untouched.
-    pub fn forward(&self, batch: &ForwardBatch, kv: &mut KvCache) -> Result<Logits, ModelError> {
+    pub fn forward_into(
+        &self,
+        batch: &ForwardBatch,
+        kv: &mut KvCache,
+        logits: &mut Logits,
+    ) -> Result<(), ModelError> {
         batch.validate(self.config.vocab_size, self.config.max_position_embeddings)?;
         kv.validate(batch)?;
+        logits.reshape(batch.logits_indices.len(), self.config.vocab_size);
         if batch.num_tokens() == 0 {
-            return Ok(Logits::new(self.config.vocab_size, Vec::new()));
+            return Ok(());
         }
         let batches = self.attention_batches(batch)?;
         let mut stream = ResidualStream::new(self.embed_tokens.forward(&batch.input_ids)?); // [num_tokens, hidden]
@@ -194,7 +214,7 @@ impl GptOss {
         for layer in &self.layers {
             layer.forward(&mut stream, &rotary, &batches, kv)?;
         }
-        self.logits(stream, &batch.logits_indices)
+        self.logits(stream, &batch.logits_indices, logits.data_mut())
     }
 
     /// The batch as the attention layers of either group see it.
@@ -210,13 +230,17 @@ impl GptOss {
         Ok(AttentionBatches { full: group(&batch.full)?, sliding: group(&batch.sliding)? })
     }
 
-    /// Final norm and lm_head, only for the rows wanted.
-    fn logits(&self, stream: ResidualStream, rows: &[u32]) -> Result<Logits, ModelError> {
+    /// Final norm and lm_head, only for the rows wanted, into `out` `[rows, vocab]`.
+    fn logits(&self, stream: ResidualStream, rows: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
         if rows.is_empty() {
-            return Ok(Logits::new(self.config.vocab_size, Vec::new()));
+            return Ok(());
         }
         let hidden_states = stream.select(rows)?.normalized(&self.norm)?; // [rows, hidden]
         let logits = self.lm_head.forward(&hidden_states)?; // [rows, vocab]
-        Ok(Logits::new(self.config.vocab_size, logits.flatten_all()?.to_vec1()?))
+        match &*logits.storage_and_layout().0 {
+            Storage::Cpu(CpuStorage::F32(logits)) => out.copy_from_slice(logits),
+            _ => out.copy_from_slice(&logits.flatten_all()?.to_vec1()?),
+        }
+        Ok(())
     }
 }

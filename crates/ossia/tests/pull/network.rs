@@ -80,6 +80,19 @@ fn no_proxy_leads_past_the_proxy() {
 }
 
 #[test]
+fn a_proxy_that_cannot_be_used_is_an_error_and_not_passed_over() {
+    let runtime = Runtime::new().unwrap();
+    let (hub, home) = (Arc::new(Hub::with_checkpoint()), tempfile::tempdir().unwrap());
+    let mut command = ossia(home.path(), &["pull", REPO]);
+    command.env("HF_ENDPOINT", hub.start(&runtime)).env("HTTPS_PROXY", "gopher://me:secret@127.0.0.1:9");
+    let output = command.output().unwrap();
+    let message = stderr(&output);
+    assert!(!output.status.success() && message.contains("HTTPS_PROXY is no proxy"), "{message}");
+    assert!(!message.contains("secret"), "{message}");
+    assert_eq!(hub.downloads(), [""; 0]);
+}
+
+#[test]
 fn large_files_come_from_where_the_hub_sends_us_and_the_token_stays_with_the_hub() {
     let runtime = Runtime::new().unwrap();
     let (cdn, home) = (Arc::new(Hub::with_checkpoint()), tempfile::tempdir().unwrap());

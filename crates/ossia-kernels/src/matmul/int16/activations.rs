@@ -3,8 +3,9 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{BLOCK, FEW_TOKENS, GROUP, LANES, PAIRS, PLANES, TILE};
+use super::{BLOCK, GROUP, LANES, PAIRS, PLANES, TILE, few_tokens};
 use crate::cpu::Scratch;
+use crate::weight::Format;
 
 /// Exponent below which a block's grid gets no finer: its step is then 2^-114.
 const MIN_EXPONENT: i32 = -100;
@@ -37,17 +38,18 @@ enum Layout {
 }
 
 impl Int16Rows {
-    /// Packs rows of `cols` values each. A block with a NaN or an infinity becomes NaN.
+    /// Packs rows of `cols` values each for weights in `format`. A block with a NaN or an infinity becomes NaN.
     ///
     /// # Safety
     /// AVX-512 F, BW, DQ and VL.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     pub(in super::super) unsafe fn pack<'a>(
+        format: Format<'_>,
         cols: usize,
         rows: impl ExactSizeIterator<Item = &'a [f32]>,
     ) -> Self {
         let (num_tokens, num_groups) = (rows.len(), cols.div_ceil(GROUP));
-        let layout = if num_tokens <= FEW_TOKENS { Layout::Rows } else { Layout::Tiles };
+        let layout = if num_tokens <= few_tokens(format) { Layout::Rows } else { Layout::Tiles };
         let mut packed = Self {
             num_tokens,
             num_groups,
@@ -71,6 +73,11 @@ impl Int16Rows {
     /// Number of rows.
     pub(super) fn num_tokens(&self) -> usize {
         self.num_tokens
+    }
+
+    /// Whether they are laid out for ways that take a few tokens.
+    pub(super) fn are_few(&self) -> bool {
+        self.layout == Layout::Rows
     }
 
     /// Groups per row.

@@ -7,7 +7,7 @@
 //!
 //! `out = (p[0] + p[2]) + (p[1] + p[3])`, `p[j] = sum over blocks b = j mod 4, ascending, of scale[b] * sum[b]`,
 //!
-//! each step one fused multiply-add. Weights of 8 bits go the same way, their scale one f16 per block; sums past
+//! each step one fused multiply-add. Weights of 8 or 10 bits go the same way, their scale one f16 per block; sums past
 //! 2^24 are rounded to f32 once. Every way through this folder follows that to the bit: [`narrow`] and
 //! [`narrow_int8`] read each weight once, in registers, for a few tokens; [`wide`] unpacks 32 rows into the
 //! first-level cache, some columns at a time, for many.
@@ -20,6 +20,8 @@ mod panel;
 mod tests;
 mod wide;
 
+use std::arch::asm;
+use std::arch::x86_64::__m512i;
 use std::ops::Range;
 
 use crate::weight::{Format, MatrixView};
@@ -36,10 +38,14 @@ const PAIRS: usize = BLOCK / 2;
 const PLANES: usize = 4;
 /// 32-bit lanes of a register.
 const LANES: usize = 16;
-/// Most tokens for which reading weights once per token tile of [`narrow`] beats unpacking them.
-const FEW_TOKENS: usize = 4;
 /// Most tokens of a register tile of [`wide`]: their sums, two registers each, leave room for what they are summed from.
 const TILE: usize = 12;
+
+/// Most tokens for which decoding weights in registers beats unpacking them. Weights of 8 bits take fewer
+/// instructions to decode.
+fn few_tokens(format: Format<'_>) -> usize {
+    if matches!(format, Format::Int8(_)) { 8 } else { 4 }
+}
 
 /// MXFP4 rows of one matrix.
 #[derive(Clone, Copy)]
@@ -50,6 +56,24 @@ struct Mxfp4Rows<'a> {
     num_blocks: usize,
 }
 
+/// `sum` plus the two products of each lane.
+///
+/// The intrinsic would do, but for the compiler: it takes the instruction for slow and, where that shortens a
+/// chain of them, makes a multiplication and an addition of it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_products(mut sum: __m512i, weights: __m512i, x: __m512i) -> __m512i {
+    // SAFETY: the instruction is there, and touches nothing but the three registers.
+    unsafe {
+        asm!(
+            "vpdpwssd {0}, {1}, {2}",
+            inout(zmm_reg) sum, in(zmm_reg) weights, in(zmm_reg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
 /// As [`super::multiply`].
 ///
 /// # Safety
@@ -58,7 +82,7 @@ struct Mxfp4Rows<'a> {
 pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
     assert_eq!(out.len(), rows.len() * x.num_tokens());
     assert_eq!(weight.cols.div_ceil(GROUP), x.num_groups());
-    let few = x.num_tokens() <= FEW_TOKENS;
+    let few = x.are_few();
     // SAFETY: the caller's promise; the lengths were checked.
     unsafe {
         match weight.format {

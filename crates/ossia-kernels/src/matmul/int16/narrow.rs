@@ -3,10 +3,12 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES};
+use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES, add_products};
 
 /// Rows at a time: their block sums, four lanes each, are added up together.
 const ROWS: usize = 4;
+/// How many rows ahead of those being decoded memory is asked for.
+const AHEAD: usize = ROWS;
 /// Bytes of a block's codes.
 const CODES: usize = BLOCK / 2;
 
@@ -61,8 +63,7 @@ unsafe fn four_rows<const T: usize>(
     let tokens: [(*const i32, *const f32); T] = std::array::from_fn(|t| x.row(t));
     let mut sums = [_mm512_setzero_ps(); T];
     let whole = weight.num_blocks / 4;
-    // While these rows are decoded memory is asked for the next four.
-    let ahead = ROWS * weight.num_blocks * CODES;
+    let ahead = AHEAD * weight.num_blocks * CODES;
     for group in 0..whole {
         let mut lines = [_mm512_setzero_si512(); ROWS];
         let mut bytes = [0; ROWS];
@@ -125,7 +126,7 @@ unsafe fn add_group<const T: usize>(
             for (s, weights) in weights.into_iter().enumerate() {
                 // SAFETY: the caller's promise.
                 let x = unsafe { _mm512_loadu_si512(pairs.add((group * PLANES + s) * LANES).cast()) };
-                sums[r] = _mm512_dpwssd_epi32(sums[r], weights, x);
+                sums[r] = add_products(sums[r], weights, x);
             }
         }
     }

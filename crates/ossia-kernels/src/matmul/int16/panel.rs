@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::narrow::{exp2_of_e8m0, load_weights, tail_scales};
-use super::narrow_int8::widen;
+use super::narrow_int8::{widen, widen_with};
 use super::{BLOCK, GROUP, LANES, Mxfp4Rows, PAIRS};
 use crate::cpu::Scratch;
 use crate::weight::Int8View;
@@ -18,6 +18,9 @@ pub(super) const ROWS: usize = WIDTH * LANES;
 const BLOCKS: usize = GROUP / BLOCK;
 /// Most groups of a panel, so that it stays in the first-level cache beside the activations it meets.
 pub(super) const MAX_GROUPS: usize = 2;
+
+/// How far ahead of bytes being unpacked memory is asked for: what the next panel will hold of the rows.
+const AHEAD: usize = MAX_GROUPS * BLOCKS * LANES * BLOCK;
 
 /// Some groups of 32 rows, a row per lane: `[blocks, 16 pairs, 32 rows]` of two weights each, and a scale per
 /// block and row.
@@ -70,6 +73,12 @@ impl Panel {
         }
     }
 
+    /// Where the first pairs of a group go; `[blocks, 16 pairs, 32 rows]` are there.
+    fn block_mut(&mut self, to: Corner) -> *mut i32 {
+        let group = &mut self.pairs[to.at * PAIRS * ROWS..][..BLOCKS * PAIRS * ROWS];
+        group[to.half * LANES..].as_mut_ptr().cast()
+    }
+
     /// Where pair `pair` of the panel's block `block` goes.
     fn pair_mut(&mut self, to: Corner, block: usize, pair: usize) -> &mut [f32] {
         &mut self.pairs[((to.at + block) * PAIRS + pair) * ROWS + to.half * LANES..][..LANES]
@@ -100,11 +109,10 @@ pub(super) trait PanelSource: Copy {
 impl PanelSource for Mxfp4Rows<'_> {
     #[inline]
     unsafe fn fill_group(self, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner) {
-        let rows = std::array::from_fn(|lane| (rows.start + lane).min(rows.end - 1));
         // SAFETY: the caller's promise.
         unsafe {
-            fill_codes(self, &rows, group, panel, to);
-            fill_scales(self, &rows, group, panel, to);
+            fill_codes(self, rows.clone(), group, panel, to);
+            fill_scales(self, rows, group, panel, to);
         }
     }
 }
@@ -117,7 +125,7 @@ impl PanelSource for Int8View<'_> {
     }
 }
 
-/// Unpacks one group of a panel of 16 rows in 8 bits.
+/// Unpacks one group of a panel of 16 rows in 8 or 10 bits.
 ///
 /// # Safety
 /// As [`Panel::fill`].
@@ -132,10 +140,20 @@ unsafe fn fill_int8(weight: Int8View, source: usize, group: usize, panel: &mut P
         }
         let from = source * weight.num_blocks + from;
         let dwords = weight.values[from * LANES * BLOCK..][..LANES * BLOCK].chunks_exact(4 * LANES);
+        let mut low_bits = weight.low_bits.chunks_exact(LANES).skip(2 * from);
+        let mut low = None;
         for (dword, bytes) in dwords.enumerate() {
-            // SAFETY: `bytes` and each place are a register long.
+            // SAFETY: `bytes`, low bits and each place are a register long.
             unsafe {
-                let pairs = widen(_mm512_loadu_si512(bytes.as_ptr().cast()));
+                _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(AHEAD));
+                if dword % 4 == 0 {
+                    low = low_bits.next().map(|low| _mm512_loadu_si512(low.as_ptr().cast()));
+                }
+                let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
+                let pairs = match &mut low {
+                    Some(low) => widen_with(bytes, low),
+                    None => widen(bytes),
+                };
                 for (odd, pair) in pairs.into_iter().enumerate() {
                     let place = panel.pair_mut(to, block, 2 * dword + odd);
                     _mm512_store_si512(place.as_mut_ptr().cast(), pair);
@@ -151,21 +169,29 @@ unsafe fn fill_int8(weight: Int8View, source: usize, group: usize, panel: &mut P
     }
 }
 
-/// Unpacks the codes of one group of 16 rows.
+/// Unpacks the codes of one group of 16 rows, and asks memory for what the next panel will hold of them.
 ///
 /// # Safety
 /// As [`Panel::fill`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn fill_codes(weight: Mxfp4Rows, rows: &[usize; LANES], group: usize, panel: &mut Panel, to: Corner) {
+unsafe fn fill_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner) {
     let count = BLOCKS.min(weight.num_blocks - group * BLOCKS);
     let mask = u64::MAX >> (64 - count * BLOCK / 2);
+    let row_len = weight.num_blocks * BLOCK / 2;
+    let codes = weight.blocks[rows.start * row_len + group * GROUP / 2..].as_ptr();
+    let ahead = match group + MAX_GROUPS < weight.num_blocks.div_ceil(BLOCKS) {
+        true => MAX_GROUPS * GROUP / 2,
+        false => (ROWS * row_len).wrapping_sub(group / MAX_GROUPS * MAX_GROUPS * GROUP / 2),
+    };
     let mut lines = [_mm512_setzero_si512(); LANES];
-    for (line, row) in lines.iter_mut().zip(rows) {
-        let from = (row * weight.num_blocks + group * BLOCKS) * BLOCK / 2;
+    for (lane, line) in lines.iter_mut().enumerate() {
+        let from = codes.wrapping_add(lane.min(rows.len() - 1) * row_len);
+        _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(ahead).cast());
         // SAFETY: the mask keeps to the blocks that are there.
-        *line = unsafe { _mm512_maskz_loadu_epi8(mask, weight.blocks[from..].as_ptr().cast()) };
+        *line = unsafe { _mm512_maskz_loadu_epi8(mask, from.cast()) };
     }
     let halves = load_weights();
+    let to = panel.block_mut(to);
     for (dword, codes) in transpose(lines).into_iter().enumerate() {
         let weights = [
             _mm512_permutexvar_epi16(codes, halves),
@@ -173,10 +199,10 @@ unsafe fn fill_codes(weight: Mxfp4Rows, rows: &[usize; LANES], group: usize, pan
             _mm512_permutexvar_epi16(_mm512_srli_epi16::<8>(codes), halves),
             _mm512_permutexvar_epi16(_mm512_srli_epi16::<12>(codes), halves),
         ];
-        for (plane, weights) in weights.into_iter().enumerate() {
-            let place = panel.pair_mut(to, dword / 4, plane * 4 + dword % 4);
-            // SAFETY: each place is a register long.
-            unsafe { _mm512_store_si512(place.as_mut_ptr().cast(), weights) };
+        let (block, j) = (dword / 4, dword % 4);
+        for (s, weights) in weights.into_iter().enumerate() {
+            // SAFETY: the panel holds the group's blocks, each place is a register long.
+            unsafe { _mm512_store_si512(to.add((block * PAIRS + s * 4 + j) * ROWS).cast(), weights) };
         }
     }
 }
@@ -186,19 +212,26 @@ unsafe fn fill_codes(weight: Mxfp4Rows, rows: &[usize; LANES], group: usize, pan
 /// # Safety
 /// As [`Panel::fill`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn fill_scales(weight: Mxfp4Rows, rows: &[usize; LANES], group: usize, panel: &mut Panel, to: Corner) {
+unsafe fn fill_scales(weight: Mxfp4Rows, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner) {
     let first = group * BLOCKS;
     let count = BLOCKS.min(weight.num_blocks - first);
-    let mut bytes = [0i32; LANES];
-    for (bytes, row) in bytes.iter_mut().zip(rows) {
-        let scales = &weight.scales[row * weight.num_blocks + first..][..count];
-        *bytes = match scales.first_chunk() {
-            Some(four) => i32::from_le_bytes(*four),
-            None => tail_scales(scales),
-        };
-    }
-    // SAFETY: 16 values of 32 bits fill a register.
-    let mut bytes = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
+    // SAFETY: 16 values of 32 bits fill a register; four scales of each row are there to be gathered.
+    let mut bytes = unsafe {
+        if count == BLOCKS {
+            let lanes = _mm512_loadu_si512(LANE_NUMBERS.as_ptr().cast());
+            let lanes = _mm512_min_epi32(lanes, _mm512_set1_epi32(rows.len() as i32 - 1));
+            let offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(weight.num_blocks as i32));
+            let scales = weight.scales[rows.start * weight.num_blocks + first..].as_ptr();
+            _mm512_i32gather_epi32::<1>(offsets, scales.cast())
+        } else {
+            let mut bytes = [0i32; LANES];
+            for (lane, bytes) in bytes.iter_mut().enumerate() {
+                let row = rows.start + lane.min(rows.len() - 1);
+                *bytes = tail_scales(&weight.scales[row * weight.num_blocks + first..][..count]);
+            }
+            _mm512_loadu_si512(bytes.as_ptr().cast())
+        }
+    };
     for block in 0..BLOCKS {
         let scales = exp2_of_e8m0(_mm512_and_si512(bytes, _mm512_set1_epi32(255)));
         // SAFETY: each place is a register long.
@@ -206,6 +239,9 @@ unsafe fn fill_scales(weight: Mxfp4Rows, rows: &[usize; LANES], group: usize, pa
         bytes = _mm512_srli_epi32::<8>(bytes);
     }
 }
+
+/// The number of each lane.
+static LANE_NUMBERS: [i32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// Sixteen rows of sixteen dwords to sixteen columns.
 #[inline]

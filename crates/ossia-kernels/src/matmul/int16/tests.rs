@@ -42,7 +42,7 @@ fn scale_of(weight: MatrixView<'_>, row: usize, block: usize) -> f32 {
 }
 
 #[test]
-fn every_way_with_8_bits_is_the_definition_to_the_bit() {
+fn every_way_with_8_and_10_bits_is_the_definition_to_the_bit() {
     if !crate::Isa::Avx512Vnni.is_available() {
         eprintln!("SKIPPED: no VNNI here");
         return;
@@ -52,8 +52,9 @@ fn every_way_with_8_bits_is_the_definition_to_the_bit() {
         let bytes = (0..rows * cols).flat_map(|_| rng.random_range(-0.1f32..0.1).to_le_bytes()).collect();
         let matrix =
             crate::Matrix::new(crate::WeightBytes::owned(bytes), candle_core::DType::F32, rows, cols);
-        let matrix = matrix.unwrap().to_int8();
-        check(matrix.view(), rng);
+        let matrix = matrix.unwrap();
+        check(matrix.to_int8().view(), rng);
+        check(matrix.to_int10().view(), rng);
     }
 }
 
@@ -75,7 +76,7 @@ fn every_way_with_mxfp4_is_the_definition_to_the_bit() {
 /// Every number of tokens that takes another way, against [`define`].
 fn check(weight: MatrixView<'_>, rng: &mut StdRng) {
     let (rows, cols) = (weight.rows, weight.cols);
-    for num_tokens in [1, 2, 3, 4, 5, 11, 12, 13, 25, 40] {
+    for num_tokens in [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 25, 40] {
         let spread = rng.random_range(0..40);
         let value =
             |rng: &mut StdRng| rng.random_range(-2f32..2.0) * 2f32.powi(rng.random_range(-spread..=spread));
@@ -83,7 +84,7 @@ fn check(weight: MatrixView<'_>, rng: &mut StdRng) {
         let mut out = vec![f32::NAN; num_tokens * rows];
         // SAFETY: VNNI is there, and `x` is packed for the weight.
         unsafe {
-            let x = Int16Rows::pack(cols, x.chunks(cols));
+            let x = Int16Rows::pack(weight.format, cols, x.chunks(cols));
             multiply(weight, 0..rows, &x, &mut out);
         }
         for (t, x) in x.chunks(cols).enumerate() {

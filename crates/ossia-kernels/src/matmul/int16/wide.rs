@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::panel::{MAX_GROUPS, Panel, PanelSource, ROWS, WIDTH};
-use super::{BLOCK, GROUP, Int16Rows, LANES, PAIRS, TILE};
+use super::{BLOCK, GROUP, Int16Rows, LANES, PAIRS, TILE, add_products};
 use crate::cpu::Scratch;
 
 /// Partial sums of a row, by block.
@@ -37,10 +37,24 @@ pub(super) unsafe fn multiply<S: PanelSource>(weight: S, rows: Range<usize>, x: 
             }
         }
         for (t, parts) in parts.chunks_exact(PARTS * ROWS).enumerate() {
-            let [p0, p1, p2, p3] = [0, 1, 2, 3].map(|part| &parts[part * ROWS..][..ROWS]);
-            for (row, out) in out[t * width + first..][..count].iter_mut().enumerate() {
-                *out = (p0[row] + p2[row]) + (p1[row] + p3[row]);
-            }
+            merge(parts, &mut out[t * width + first..][..count]);
+        }
+    }
+}
+
+/// `(p[0] + p[2]) + (p[1] + p[3])` of a token's parts, for the first rows of a panel.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn merge(parts: &[f32], out: &mut [f32]) {
+    assert!(parts.len() == PARTS * ROWS && out.len() <= ROWS);
+    for (half, out) in out.chunks_mut(LANES).enumerate() {
+        // SAFETY: the parts are whole registers; the mask keeps to what there is of `out`.
+        unsafe {
+            let from = parts.as_ptr().add(half * LANES);
+            let p02 = _mm512_add_ps(_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(2 * ROWS)));
+            let p13 = _mm512_add_ps(_mm512_loadu_ps(from.add(ROWS)), _mm512_loadu_ps(from.add(3 * ROWS)));
+            let mask = u16::MAX >> (LANES - out.len());
+            _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, _mm512_add_ps(p02, p13));
         }
     }
 }
@@ -129,17 +143,29 @@ impl Tile<'_> {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn block_sums<const T: usize>(weights: *const i32, x: *const i32) -> [[__m512i; WIDTH]; T] {
-    let mut sums = [[_mm512_setzero_si512(); WIDTH]; T];
-    for pair in 0..PAIRS {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let w = weights.add(pair * ROWS);
-            let w = [_mm512_load_si512(w.cast()), _mm512_load_si512(w.add(LANES).cast())];
-            for (t, sums) in sums.iter_mut().enumerate() {
-                let x = _mm512_set1_epi32(*x.add(pair * T + t));
-                sums[0] = _mm512_dpwssd_epi32(sums[0], w[0], x);
-                sums[1] = _mm512_dpwssd_epi32(sums[1], w[1], x);
+    // With few tokens even and odd pairs apart: sums of integers may take any order, and one chain of each would wait
+    // for itself.
+    let others = usize::from(T <= 6);
+    let mut sums = [[[_mm512_setzero_si512(); WIDTH]; T]; 2];
+    for pair in (0..PAIRS).step_by(2) {
+        for odd in 0..2 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let w = weights.add((pair + odd) * ROWS);
+                let w = [_mm512_load_si512(w.cast()), _mm512_load_si512(w.add(LANES).cast())];
+                for (t, sums) in sums[odd * others].iter_mut().enumerate() {
+                    let x = _mm512_set1_epi32(*x.add((pair + odd) * T + t));
+                    sums[0] = add_products(sums[0], w[0], x);
+                    sums[1] = add_products(sums[1], w[1], x);
+                }
             }
+        }
+    }
+    let [mut sums, odd] = sums;
+    if others == 1 {
+        for (sums, odd) in sums.iter_mut().zip(odd) {
+            sums[0] = _mm512_add_epi32(sums[0], odd[0]);
+            sums[1] = _mm512_add_epi32(sums[1], odd[1]);
         }
     }
     sums

@@ -8,6 +8,8 @@ use crate::cli::CpuWeights;
 const BF16_BYTES: f64 = 2.0;
 /// Bytes per weight of 8 bits with a scale of 16 for each 32.
 const INT8_BYTES: f64 = 34.0 / 32.0;
+/// The same of 10 bits.
+const INT10_BYTES: f64 = 42.0 / 32.0;
 
 /// Sizes of a model that decide how fast a step can be.
 pub(super) struct Traffic {
@@ -35,6 +37,7 @@ impl Traffic {
             CpuWeights::Bf16 => (BF16_BYTES, BF16_BYTES),
             CpuWeights::Int8LmHead => (BF16_BYTES, INT8_BYTES),
             CpuWeights::Int8 => (INT8_BYTES, INT8_BYTES),
+            CpuWeights::Int10 => (INT10_BYTES, INT8_BYTES),
         };
         let config = model.config();
         let [hidden, inner] = [config.hidden_size, config.intermediate_size].map(|size| size as f64);
@@ -108,6 +111,8 @@ mod tests {
         // The routers stay as they are.
         let int8 = INT8_BYTES * (2.0 * 64.0 * 192.0 + 256.0 * 64.0) + 2.0 * 2.0 * 64.0 * 8.0;
         assert_eq!(Traffic::of(&model(), CpuWeights::Int8).dense_bytes, int8);
+        let two_bits = 2.0 / 8.0 * 2.0 * 64.0 * 192.0;
+        assert_eq!(Traffic::of(&model(), CpuWeights::Int10).dense_bytes, int8 + two_bits);
     }
 
     #[test]
