@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{command, cuda};
+use crate::command;
 
 const REQUIREMENTS: &str = "tests/clients/requirements.txt";
 const JAVASCRIPT: &str = "tests/clients/node";
@@ -50,20 +50,9 @@ pub(crate) fn has_javascript() -> bool {
     command::root().join(JAVASCRIPT).join("node_modules").exists()
 }
 
-/// The CUDA compiler, with which CI compiles our kernels. Only Linux on x86-64 has the wheels and the stand-ins; where the
-/// wheels cannot be had, the kernels are left uncompiled and everything else is still checked.
-fn cuda() {
-    if cfg!(all(target_os = "linux", target_arch = "x86_64"))
-        && let Err(error) = cuda::lay_out_once(&cuda::default_home())
-    {
-        eprintln!("no CUDA compiler, so our CUDA kernels will not be compiled: {error:#}");
-    }
-}
-
 /// Creates `.venv` and installs the pinned packages; a second run changes nothing.
 pub(crate) fn run() -> Result<()> {
     packages()?;
-    cuda();
     if !python().exists() {
         command::run(Command::new("python3").args(["-m", "venv", ".venv"]))?;
     }
