@@ -5,12 +5,13 @@ mod common;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::TestServer;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use ossia_engine::EngineConfig;
-use ossia_server::{Access, TokenRules};
+use ossia_server::{Access, TokenLimits, TokenRules};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
@@ -49,6 +50,7 @@ fn rules() -> TokenRules {
         issuer: "https://login.example".to_owned(),
         audience: "ossia".to_owned(),
         tenant_claim: "team".to_owned(),
+        ..TokenRules::default()
     }
 }
 
@@ -131,4 +133,30 @@ async fn keys_of_the_provider_change_and_one_alone_needs_no_name() {
         assert!(access.set_tokens(rules(), wrong).is_err(), "{wrong}");
     }
     assert_eq!(server.get_as(&token(&new, Some("new"), &claims()), "/v1/models").await.status, 200);
+}
+
+#[tokio::test]
+async fn holders_have_limits_each_of_their_own() {
+    let key = key("1");
+    let access = Access::default();
+    let limits = TokenLimits { requests_per_minute: Some(2), ..TokenLimits::default() };
+    let keys = json!({"keys": [key.public]}).to_string();
+    access.set_tokens(TokenRules { limits, ..rules() }, &keys).unwrap();
+    let server = TestServer::with_access("[]", &access, EngineConfig::default());
+    let of = |name: &str| {
+        let mut claims = claims();
+        claims["sub"] = name.into();
+        token(&key, None, &claims)
+    };
+    let ask = async |name: &str| server.post_as(&of(name), "/v1/responses", &json!({"input": "hi"})).await;
+    let first = ask("ann").await;
+    assert_eq!(
+        (first.status, &first.headers["x-ratelimit-limit-requests"]),
+        (StatusCode::OK, &"2".parse().unwrap())
+    );
+    assert_eq!(ask("ann").await.status, 200);
+    let refused = ask("ann").await;
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    assert_eq!(refused.body["error"]["code"], "rate_limit_exceeded");
+    assert_eq!(ask("bob").await.status, 200, "of the same team, but with a limit of his own");
 }

@@ -4,13 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ossia_server::{Access, TokenRules};
+use ossia_server::{Access, TokenLimits, TokenRules, without_password};
 
 use crate::cli::AccessArgs;
 use crate::{outbound, watch};
 
-/// How often a URL is asked.
-const INTERVAL: Duration = Duration::from_secs(600);
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest answer.
@@ -21,17 +19,25 @@ const MAX_BYTES: u64 = 1 << 20;
 pub(crate) struct Provider {
     rules: TokenRules,
     jwks: String,
+    /// How often a URL is asked.
+    refresh: Duration,
 }
 
 impl Provider {
     /// The provider that the settings name, if they do.
     pub(crate) fn from_args(args: &AccessArgs) -> Option<Self> {
+        let limits = TokenLimits {
+            requests_per_minute: args.oidc_requests_per_minute.map(Into::into),
+            tokens_per_minute: args.oidc_tokens_per_minute.map(Into::into),
+            max_concurrent: args.oidc_max_concurrent.map(Into::into),
+        };
         let rules = TokenRules {
             issuer: args.oidc_issuer.clone()?,
             audience: args.oidc_audience.clone()?,
             tenant_claim: args.oidc_tenant_claim.clone(),
+            limits,
         };
-        Some(Self { rules, jwks: args.oidc_jwks.clone()? })
+        Some(Self { rules, jwks: args.oidc_jwks.clone()?, refresh: args.oidc_refresh.into() })
     }
 
     /// Puts the provider's keys in force.
@@ -44,7 +50,7 @@ impl Provider {
         };
         access
             .set_tokens(self.rules.clone(), &text)
-            .with_context(|| format!("cannot use the keys of {}", self.jwks))
+            .with_context(|| format!("cannot use the keys of {}", without_password(&self.jwks)))
     }
 
     /// Keeps the keys up to date, for as long as the future is polled. If that fails those before stay in force.
@@ -54,7 +60,7 @@ impl Provider {
             return watch::on_change(paths, move || self.note(self.load(&access))).await;
         }
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(self.refresh).await;
             let (provider, access) = (self.clone(), access.clone());
             // The task does not panic; a runtime that shuts down ends this one as well.
             if let Ok(outcome) = tokio::task::spawn_blocking(move || provider.load(&access)).await {
@@ -65,7 +71,7 @@ impl Provider {
 
     fn note(&self, outcome: Result<()>) {
         match outcome {
-            Ok(()) => tracing::info!("read the keys of {} anew", self.jwks),
+            Ok(()) => tracing::info!("read the keys of {} anew", without_password(&self.jwks)),
             Err(error) => tracing::error!("the keys of the OpenID provider stay as they were: {error:#}"),
         }
     }
@@ -76,18 +82,19 @@ impl Provider {
 }
 
 fn fetch(url: &str) -> Result<String> {
+    let shown = without_password(url);
     if let Some(switch) = outbound::offline() {
-        bail!("--oidc-jwks is {url}, and {switch} is set, so it is not asked: give a file with the keys");
+        bail!("--oidc-jwks is {shown}, and {switch} is set, so it is not asked: give a file with the keys");
     }
     let agent: ureq::Agent = outbound::agent()?.timeout_global(Some(TIMEOUT)).build().into();
     let answer = agent.get(url).call();
     let mut answer = answer
         .map_err(|error| anyhow::anyhow!("{error}{}", outbound::advice(&error)))
-        .with_context(|| format!("cannot fetch the keys at {url}"))?;
+        .with_context(|| format!("cannot fetch the keys at {shown}"))?;
     answer
         .body_mut()
         .with_config()
         .limit(MAX_BYTES)
         .read_to_string()
-        .with_context(|| format!("cannot read what {url} sent"))
+        .with_context(|| format!("cannot read what {shown} sent"))
 }

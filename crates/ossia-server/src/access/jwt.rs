@@ -4,6 +4,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
+use super::KeySpec;
 use crate::error::ApiError;
 
 /// Signatures by a private key. A shared secret (HS256) is none: whoever checks could sign as well.
@@ -21,8 +22,8 @@ const ALGORITHMS: [Algorithm; 9] = [
 /// By how much clocks may differ, in seconds.
 const LEEWAY_SECONDS: u64 = 60;
 
-/// Which tokens are good, and what they say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which tokens are good, what they say, and how much their holders may.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenRules {
     /// `iss` of a good token.
     pub issuer: String,
@@ -30,6 +31,19 @@ pub struct TokenRules {
     pub audience: String,
     /// The claim that names the tenant; `sub` makes everybody a tenant.
     pub tenant_claim: String,
+    /// What each holder may.
+    pub limits: TokenLimits,
+}
+
+/// What the holder of tokens may, counted by subject; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenLimits {
+    /// Most requests that generate, per minute.
+    pub requests_per_minute: Option<u32>,
+    /// Most tokens, prompts and answers together, per minute.
+    pub tokens_per_minute: Option<u64>,
+    /// Most requests that generate at the same time.
+    pub max_concurrent: Option<u32>,
 }
 
 /// Why the keys of a provider cannot be used.
@@ -49,13 +63,6 @@ pub(super) struct TokenChecker {
     keys: JwkSet,
 }
 
-/// Whom a good token is of.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Subject {
-    pub(super) name: String,
-    pub(super) tenant: String,
-}
-
 impl TokenChecker {
     pub(super) fn new(rules: TokenRules, jwks: &str) -> Result<Self, JwksError> {
         let keys: JwkSet = serde_json::from_str(jwks)?;
@@ -70,11 +77,11 @@ impl TokenChecker {
         credential.matches('.').count() == 2
     }
 
-    /// Whom the token is of.
+    /// Whom the token is of, as if by a key.
     ///
     /// # Errors
     /// 401 saying what is wrong with it.
-    pub(super) fn check(&self, token: &str) -> Result<Subject, ApiError> {
+    pub(super) fn check(&self, token: &str) -> Result<KeySpec, ApiError> {
         let refuse = |reason: String| ApiError::wrong_token(&reason);
         let header = decode_header(token).map_err(|error| refuse(error.to_string()))?;
         if !ALGORITHMS.contains(&header.alg) {
@@ -91,7 +98,7 @@ impl TokenChecker {
         validation.set_issuer(&[&self.rules.issuer]);
         validation.set_audience(&[&self.rules.audience]);
         let claims = decode::<Map<String, Value>>(token, &key, &validation);
-        self.subject(&claims.map_err(|error| refuse(error.to_string()))?.claims)
+        self.holder(&claims.map_err(|error| refuse(error.to_string()))?.claims)
     }
 
     /// The key of this id; a provider with one key need not name it.
@@ -102,12 +109,12 @@ impl TokenChecker {
         }
     }
 
-    fn subject(&self, claims: &Map<String, Value>) -> Result<Subject, ApiError> {
+    fn holder(&self, claims: &Map<String, Value>) -> Result<KeySpec, ApiError> {
         let text = |claim: &str| {
             let text = claims.get(claim).and_then(Value::as_str).filter(|text| !text.is_empty());
             text.map(str::to_owned)
                 .ok_or_else(|| ApiError::wrong_token(&format!("it has no claim '{claim}'")))
         };
-        Ok(Subject { name: text("sub")?, tenant: text(&self.rules.tenant_claim)? })
+        Ok(KeySpec::of_subject(&text("sub")?, text(&self.rules.tenant_claim)?, self.rules.limits))
     }
 }

@@ -11,6 +11,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
+use super::TokenLimits;
+
 /// How every key begins, so that scanners for leaked secrets know one.
 const SECRET_PREFIX: &str = "sk-ossia-";
 const HASH_PREFIX: &str = "sha256:";
@@ -89,16 +91,16 @@ fn digest(secret: &str) -> [u8; 32] {
 }
 
 impl KeySpec {
-    /// What stands for the holder of a token, who has no limits of his own.
-    pub(super) fn of_subject(name: &str, tenant: String) -> Self {
+    /// What stands for the holder of a token.
+    pub(super) fn of_subject(name: &str, tenant: String, limits: TokenLimits) -> Self {
         Self {
             id: format!("sub:{name}"),
             name: name.to_owned(),
             hash: String::new(),
             tenant: Some(tenant),
-            requests_per_minute: None,
-            tokens_per_minute: None,
-            max_concurrent: None,
+            requests_per_minute: limits.requests_per_minute,
+            tokens_per_minute: limits.tokens_per_minute,
+            max_concurrent: limits.max_concurrent,
             models: Vec::new(),
             priority: 0,
             expires: None,

@@ -19,7 +19,7 @@ use axum::http::header::AUTHORIZATION;
 
 pub(crate) use admission::Admission;
 pub(crate) use caller::Caller;
-pub use jwt::{JwksError, TokenRules};
+pub use jwt::{JwksError, TokenLimits, TokenRules};
 pub use keys::{KeyError, KeySpec, hash_of, new_secret};
 
 use crate::clock;
@@ -83,8 +83,7 @@ impl Access {
         }
         let secret = bearer(headers).ok_or_else(ApiError::no_key)?;
         if let Some(tokens) = tokens.filter(|_| TokenChecker::is_token(secret)) {
-            let subject = tokens.check(secret)?;
-            return Ok(self.caller_of(&Arc::new(KeySpec::of_subject(&subject.name, subject.tenant))));
+            return Ok(self.caller_of(&Arc::new(tokens.check(secret)?)));
         }
         let ring = ring.ok_or_else(ApiError::wrong_key)?;
         let spec = ring.find(secret).ok_or_else(ApiError::wrong_key)?;

@@ -28,6 +28,7 @@ pub(crate) use pool::Tenant;
 pub(crate) use responses::{StoredResponse, TurnRecord};
 
 use crate::error::ApiError;
+use crate::redact::without_password;
 
 /// Where objects are kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -152,10 +153,7 @@ impl fmt::Display for StoreTarget {
             Self::Nothing => f.write_str("none"),
             Self::Memory => f.write_str("memory"),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
-            Self::Postgres(url) => {
-                let rest = url.split_once("://").map_or("", |(_, rest)| rest);
-                write!(f, "postgres://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
-            }
+            Self::Postgres(url) => f.write_str(&without_password(url)),
         }
     }
 }
@@ -238,7 +236,7 @@ mod tests {
         let target = StoreTarget::Postgres("postgres://user:secret@host:5432/db".to_owned());
         assert_eq!(
             (target.to_string(), format!("{target:?}")),
-            ("postgres://host:5432/db".to_owned(), "postgres://host:5432/db".to_owned())
+            ("postgres://user:***@host:5432/db".to_owned(), "postgres://user:***@host:5432/db".to_owned())
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Flags of `serve`. A heading is also a table of the configuration file, see `crate::config`.
 
 use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -144,12 +145,24 @@ pub(crate) struct AccessArgs {
     /// Audience that such a token has to be for
     #[arg(long, value_name = "NAME", requires = "oidc_issuer")]
     pub(crate) oidc_audience: Option<String>,
-    /// The issuer's public keys (JWKS): a file, or a URL that is asked every ten minutes
+    /// The issuer's public keys (JWKS): a file, or a URL that is asked again and again
     #[arg(long, value_name = "FILE_OR_URL", requires = "oidc_issuer")]
     pub(crate) oidc_jwks: Option<String>,
     /// Claim of a token that names its tenant
     #[arg(long, value_name = "CLAIM", default_value = "sub")]
     pub(crate) oidc_tenant_claim: String,
+    /// How often a URL is asked for the issuer's keys
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub(crate) oidc_refresh: humantime::Duration,
+    /// Requests that generate, per minute and subject of a token [default: no limit]
+    #[arg(long, value_name = "N", requires = "oidc_issuer")]
+    pub(crate) oidc_requests_per_minute: Option<NonZeroU32>,
+    /// Tokens, prompts and answers together, per minute and subject of a token [default: no limit]
+    #[arg(long, value_name = "N", requires = "oidc_issuer")]
+    pub(crate) oidc_tokens_per_minute: Option<NonZeroU64>,
+    /// Requests that generate at the same time, per subject of a token [default: no limit]
+    #[arg(long, value_name = "N", requires = "oidc_issuer")]
+    pub(crate) oidc_max_concurrent: Option<NonZeroU32>,
     /// Listen on addresses that others can reach although everybody may do everything
     #[arg(long)]
     pub(crate) insecure: bool,

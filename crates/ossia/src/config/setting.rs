@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
+use ossia_server::without_password;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,16 +80,6 @@ impl Setting {
 
 fn flag(arg: &Arg) -> String {
     arg.get_long().map_or_else(|| arg.to_string(), |long| format!("--{long}"))
-}
-
-/// A URL's password is nobody's business who reads a configuration.
-fn without_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let host = rest.find('/').unwrap_or(rest.len());
-    match (rest[..host].rfind('@'), rest[..host].find(':')) {
-        (Some(at), Some(colon)) if colon < at => format!("{scheme}://{}:***{}", &rest[..colon], &rest[at..]),
-        _ => text.to_owned(),
-    }
 }
 
 impl fmt::Display for Setting {

@@ -7,4 +7,5 @@ mod harness;
 mod health;
 mod keys;
 mod logs;
+mod provider;
 mod sockets;
