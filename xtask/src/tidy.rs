@@ -99,6 +99,7 @@ const RULES: &[Rule] = &[
             "crates/ossia/src/hub/client.rs",
             "crates/ossia/src/jwks.rs",
             "crates/ossia/src/listen",
+            "crates/ossia/src/otlp",
             "crates/ossia/src/outbound.rs",
             "crates/ossia/src/commands/bench/serve/client.rs",
         ],

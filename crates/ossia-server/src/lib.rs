@@ -25,6 +25,7 @@ mod store;
 mod strict;
 #[cfg(test)]
 mod test_support;
+mod traces;
 mod turn;
 mod watchdog;
 pub mod wire;
@@ -38,3 +39,4 @@ pub use router::router;
 pub use seal::SealingKey;
 pub use state::{AppState, ServerConfig, Services};
 pub use store::{Store, StoreError, StoreOptions, StoreTarget};
+pub use traces::Traces;

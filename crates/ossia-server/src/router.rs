@@ -13,11 +13,12 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
+use tracing::field::Empty;
 
 use crate::api::{chat, completions, conversations, health, loads, models, responses, tokens};
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::{access, api, metrics};
+use crate::{access, api, metrics, traces};
 
 /// The whole API. Every answer has an `x-request-id`: the client's, if it sent one.
 pub fn router(state: AppState) -> Router {
@@ -29,6 +30,7 @@ pub fn router(state: AppState) -> Router {
                 .on_response(DefaultOnResponse::new().level(Level::INFO)),
         )
         .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(from_fn_with_state(state.traces().clone(), traces::trace))
         .layer(from_fn_with_state(state.metrics().clone(), metrics::layer::count))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state.clone(), access::layer::identify));
@@ -96,7 +98,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 fn span(request: &Request) -> tracing::Span {
     let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
     let (method, path) = (request.method(), request.uri().path());
-    tracing::info_span!("request", %method, path, id, key = tracing::field::Empty)
+    tracing::info_span!("request", %method, path, id, key = Empty, trace = Empty)
 }
 
 async fn unknown_url(request: Request) -> ApiError {

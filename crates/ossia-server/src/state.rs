@@ -15,6 +15,7 @@ use crate::live::LiveResponses;
 use crate::metrics::Metrics;
 use crate::seal::{Sealer, SealingKey};
 use crate::store::{Store, StoreError, StoreOptions, StoreTarget};
+use crate::traces::Traces;
 use crate::turn::Grammars;
 use crate::watchdog;
 
@@ -83,6 +84,8 @@ pub struct Services {
     pub access: Access,
     /// Where it is written down who asked for what.
     pub audit: Audit,
+    /// Where it is told what a request consisted of.
+    pub traces: Traces,
 }
 
 impl Default for Services {
@@ -93,6 +96,7 @@ impl Default for Services {
             sealing_key: SealingKey::random(),
             access: Access::default(),
             audit: Audit::default(),
+            traces: Traces::default(),
         }
     }
 }
@@ -214,6 +218,10 @@ impl AppState {
 
     pub(crate) fn audit(&self) -> &Audit {
         &self.0.services.audit
+    }
+
+    pub(crate) fn traces(&self) -> &Traces {
+        &self.0.services.traces
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

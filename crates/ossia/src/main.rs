@@ -16,6 +16,7 @@ mod listen;
 mod load;
 mod logging;
 mod memory;
+mod otlp;
 mod outbound;
 mod plan;
 mod progress;

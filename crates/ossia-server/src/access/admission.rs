@@ -87,6 +87,9 @@ impl Admission {
     /// Takes note of a turn that is over.
     pub(crate) fn note_turn(&self, outcome: &'static str, times: &TurnTimes, token_ids: Vec<u32>) {
         self.0.metrics.note_turn(&self.0.caller.tenant().0, outcome, times);
+        let is_completion = self.0.caller.request().ends_with("/v1/completions");
+        let operation = if is_completion { "text_completion" } else { "chat" };
+        self.0.caller.span().add_turn(operation, &self.0.model, outcome, times);
         let mut turns = lock(&self.0.turns);
         turns.num_prompt_tokens += times.num_prompt_tokens;
         turns.num_cached_tokens += times.num_cached_tokens;

@@ -14,6 +14,7 @@ use super::limits::Meters;
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::Tenant;
+use crate::traces::RequestSpan;
 
 /// Whoever sent a request: the holder of a key, or anybody where none is needed.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub(super) struct RequestName {
     pub(super) id: String,
     /// Method and route.
     pub(super) route: String,
+    /// What is told of it to whoever collects traces.
+    pub(super) span: RequestSpan,
 }
 
 /// The holder of a key.
@@ -63,6 +66,11 @@ impl Caller {
     /// Method and route of the request.
     pub(crate) fn request(&self) -> &str {
         &self.request.route
+    }
+
+    /// The span of the request.
+    pub(super) fn span(&self) -> &RequestSpan {
+        &self.request.span
     }
 
     /// Whose state this caller sees.

@@ -8,6 +8,7 @@ use super::Caller;
 use super::caller::RequestName;
 use crate::error::ApiError;
 use crate::state::AppState;
+use crate::traces::RequestSpan;
 use crate::wire::audit::AuditRecord;
 
 /// Paths that tell nothing about anybody, for probes.
@@ -39,7 +40,8 @@ pub(crate) async fn identify(State(state): State<AppState>, mut request: Request
 fn name(request: &Request) -> RequestName {
     let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str);
-    RequestName { id: id.to_owned(), route: format!("{} {path}", request.method()) }
+    let span = request.extensions().get::<RequestSpan>().cloned().unwrap_or_default();
+    RequestName { id: id.to_owned(), route: format!("{} {path}", request.method()), span }
 }
 
 fn refused(state: &AppState, caller: &Caller, error: ApiError) -> Response {

@@ -187,6 +187,9 @@ pub(crate) struct LogArgs {
     /// Let everybody read /metrics, also where other requests need a key
     #[arg(long)]
     pub(crate) public_metrics: bool,
+    /// Collector of OpenTelemetry traces, which are sent to its path /v1/traces as JSON [default: none, no traces]
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

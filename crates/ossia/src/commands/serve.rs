@@ -14,6 +14,7 @@ use crate::jwks::Provider;
 use crate::lifecycle::{Signals, State, notify, report_alive};
 use crate::listen::{Address, ConnectionOptions, Listener, Tls, TlsFiles, serve as accept};
 use crate::load::{Extra, Parts};
+use crate::otlp::Exporter;
 use crate::{key_file, load, storage, watch as files};
 
 /// How long a connection may take to say its last word.
@@ -24,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) access: Access,
     provider: Option<Provider>,
     audit: Audit,
+    exporter: Option<Exporter>,
     tls: Option<Tls>,
     pub(crate) store: Store,
     sealing_key: SealingKey,
@@ -57,7 +59,9 @@ impl Setup {
             provider.load(&access)?;
         }
         let (store, sealing_key) = storage::prepare(&args.store)?;
-        Ok(Self { access, provider, audit: audit(&args.log)?, tls: tls(&args.http)?, store, sealing_key })
+        let exporter = args.log.otlp_endpoint.as_deref().map(Exporter::new).transpose()?;
+        let (audit, tls) = (audit(&args.log)?, tls(&args.http)?);
+        Ok(Self { access, provider, audit, exporter, tls, store, sealing_key })
     }
 }
 
@@ -74,6 +78,7 @@ async fn serve(args: &ServeArgs, setup: Setup) -> Result<()> {
         tls: setup.tls.clone(),
     };
     watch_files(args, &setup);
+    let exporter = setup.exporter.clone();
     let scheme = if setup.tls.is_some() { "https" } else { "http" };
     let server = tokio::spawn(accept(listener, life.router(), options, closed));
     tracing::info!("listening on {address}; requests are refused until the model is loaded");
@@ -98,6 +103,10 @@ async fn serve(args: &ServeArgs, setup: Setup) -> Result<()> {
     closing.send_replace(true);
     if is_patient && tokio::time::timeout(LAST_WORD, ended(engine, server)).await.is_err() {
         tracing::warn!("some connections did not end by themselves");
+    }
+    if let Some(exporter) = exporter {
+        // What is still under way to the collector; the task does not panic.
+        let _ = tokio::task::spawn_blocking(move || exporter.finish(LAST_WORD)).await;
     }
     tracing::info!("stopped");
     Ok(())
@@ -171,9 +180,10 @@ async fn load(args: &ServeArgs) -> Result<Parts> {
 
 /// Puts the API on the model and lets it in.
 async fn begin(args: &ServeArgs, setup: Setup, parts: Parts, life: &Lifecycle) -> Result<Parts> {
-    let Setup { access, audit, store, sealing_key, .. } = setup;
+    let Setup { access, audit, exporter, store, sealing_key, .. } = setup;
     store.open().await?;
-    let services = Services { store, sealing_key, access, audit };
+    let traces = exporter.as_ref().map(Exporter::traces).unwrap_or_default();
+    let services = Services { store, sealing_key, access, audit, traces };
     let state =
         AppState::with_services(parts.engine.clone(), parts.tokenizer.clone(), config(args), services);
     let (engine, names) = (parts.engine.config(), config(args).served_model_names.join(", "));
