@@ -79,6 +79,9 @@ fn sse_events(mut run: Run) -> impl Stream<Item = Result<Event, Infallible>> + S
 async fn complete(mut run: Run) -> Result<Response, ApiError> {
     run.begin();
     while run.next().await.is_some() {}
+    if let Some(error) = run.take_unkept() {
+        return Err(error);
+    }
     match run.response() {
         Response { error: Some(error), .. } => Err(ApiError::Internal { reason: error.message.clone() }),
         response => Ok(response.clone()),

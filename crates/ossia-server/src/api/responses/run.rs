@@ -22,6 +22,8 @@ pub(crate) struct Run {
     /// Only the prompt is wanted in the engine's cache, no word of the answer.
     silent: bool,
     pads: bool,
+    /// Why the response could not be stored in the end.
+    unkept: Option<ApiError>,
 }
 
 /// Stores the response.
@@ -70,6 +72,7 @@ impl Run {
             history,
             silent: false,
             pads,
+            unkept: None,
         })
     }
 
@@ -85,6 +88,11 @@ impl Run {
         plan.turn.max_tokens = Some(1);
         plan.turn.call_required = false;
         Ok(Self { silent: true, ..Self::start(plan, caller, state).await? })
+    }
+
+    /// Why the response could not be stored in the end, if it could not.
+    pub(crate) fn take_unkept(&mut self) -> Option<ApiError> {
+        self.unkept.take()
     }
 
     /// Whether the pieces of text that go out are to be padded.
@@ -159,6 +167,7 @@ impl Run {
             && ended
         {
             last.event = self.builder.fail(error.to_string());
+            self.unkept = Some(error);
         }
         events
     }
