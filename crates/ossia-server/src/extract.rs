@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path as UrlPath, Query, Request};
@@ -36,12 +37,22 @@ impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
     }
 }
 
-/// A body is too long, or it stopped coming.
+/// A body is too long, its chunks are none, or it stopped coming.
 fn body_error(error: &axum::Error, limit_bytes: usize) -> ApiError {
-    match error.source() {
-        Some(source) if source.is::<LengthLimitError>() => ApiError::BodyTooLarge { limit_bytes },
-        _ => ApiError::BodyUnfinished { reason: error.to_string() },
+    let mut cause = error.source();
+    while let Some(found) = cause {
+        if found.is::<LengthLimitError>() {
+            return ApiError::BodyTooLarge { limit_bytes };
+        }
+        if let Some(io) = found.downcast_ref::<io::Error>()
+            && matches!(io.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+        {
+            let message = format!("The chunks of the request body make no sense: {io}.");
+            return ApiError::Invalid { param: None, code: Some("invalid_request"), message };
+        }
+        cause = found.source();
     }
+    ApiError::BodyUnfinished { reason: error.to_string() }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Tenant {
