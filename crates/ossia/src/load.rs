@@ -55,8 +55,9 @@ pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, extra: &Extra) -> Res
         ModelSource::Scripted(rules) => scripted(rules.as_deref(), engine, extra.scripted_delay)?,
         _ => {
             let checkpoint = Checkpoint::find(args)?;
+            let tokenizer = checkpoint.tokenizer(args)?;
             let (model, device) = checkpoint.planned(args, engine)?;
-            (checkpoint.tokenizer()?, Box::new(runner(model, device, engine)?))
+            (tokenizer, Box::new(runner(model, device, engine)?))
         }
     };
     let config =
@@ -162,13 +163,22 @@ impl Checkpoint {
         }
     }
 
-    /// The checkpoint's tokenizer; a bare config.json gets gpt-oss's own vocabulary.
-    fn tokenizer(&self) -> Result<Tokenizer> {
+    /// The checkpoint's tokenizer; where there is none, gpt-oss's own vocabulary if the model has room for it.
+    fn tokenizer(&self, args: &ModelArgs) -> Result<Tokenizer> {
         let path = self.dir.join("tokenizer.json");
-        match path.exists() {
-            true => Ok(Tokenizer::from_file(&path)?),
-            false => vocabulary::o200k_harmony(),
+        if path.exists() {
+            return Ok(Tokenizer::from_file(&path)?);
         }
+        let config = args.hf_config.clone().unwrap_or_else(|| self.dir.join("config.json"));
+        let vocab_size = GptOssConfig::from_file(&config)?.vocab_size;
+        let own = vocabulary::o200k_harmony()?;
+        ensure!(
+            own.vocab_size() <= vocab_size,
+            "{} is missing, and gpt-oss's own vocabulary of {} tokens is not that of a model with {vocab_size}",
+            path.display(),
+            own.vocab_size()
+        );
+        Ok(own)
     }
 }
 
