@@ -35,19 +35,24 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let child = unprivileged(&bin.join("postgres"))
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-D"])
-            .arg(&data)
-            .arg("-k")
-            .arg(dir.path())
-            .current_dir(dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let child = spawn(&bin, dir.path());
         let mut server = Self { child, dir };
         server.wait_until_ready(&bin);
         Some(server)
+    }
+
+    /// Shuts down at once, which ends every connection.
+    pub(crate) fn stop(&mut self) {
+        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        self.child.wait().unwrap();
+    }
+
+    /// Starts again after [`Postgres::stop`], on the same data.
+    pub(crate) fn start_again(&mut self) {
+        let bin = bin_dir().unwrap();
+        self.child = spawn(&bin, self.dir.path());
+        self.wait_until_ready(&bin);
     }
 
     /// The URL of a new database.
@@ -82,6 +87,19 @@ impl Drop for Postgres {
         let _ = Command::new("kill").args(["-QUIT", &self.child.id().to_string()]).status();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(bin: &Path, dir: &Path) -> Child {
+    unprivileged(&bin.join("postgres"))
+        .args(["-c", "listen_addresses=", "-c", "fsync=off", "-D"])
+        .arg(dir.join("data"))
+        .arg("-k")
+        .arg(dir)
+        .current_dir(dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 fn bin_dir() -> Option<PathBuf> {

@@ -41,6 +41,16 @@ impl Server {
         Self::start_in(tempfile::tempdir().unwrap(), args)
     }
 
+    /// Starts one that keeps its state in `store`.
+    pub(crate) fn start_on(store: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ossia"));
+        command.args(args_with_store(&dir, store));
+        let server = Self::launch(dir, command);
+        server.wait_for_log("ready: ");
+        server
+    }
+
     /// Starts one that may find files in `dir`.
     pub(crate) fn start_in(dir: TempDir, args: &[&str]) -> Self {
         let server = Self::spawn(dir, args);
@@ -141,19 +151,28 @@ impl Drop for Server {
 
 /// The arguments of a server whose model answers by rule, on any port.
 pub(crate) fn serve_args(dir: &TempDir) -> Vec<String> {
+    args_with_store(dir, "memory")
+}
+
+fn args_with_store(dir: &TempDir, store: &str) -> Vec<String> {
     let rules = dir.path().join("rules.json");
     let text = RULES.replace("TICKS", &"tick ".repeat(200)).replace("FLOOD", &"flood ".repeat(60_000));
     std::fs::write(&rules, text).unwrap();
     let model = format!("scripted:{}", rules.display());
-    ["serve", &model, "--config", "none", "--store", "memory", "--port", "0"].map(str::to_owned).to_vec()
+    ["serve", &model, "--config", "none", "--store", store, "--port", "0"].map(str::to_owned).to_vec()
 }
 
 /// A chat request; `headers` are whole lines.
 pub(crate) fn chat_request(text: &str, stream: bool, headers: &str) -> String {
     let body = format!(r#"{{"messages": [{{"role": "user", "content": "{text}"}}], "stream": {stream}}}"#);
+    post("/v1/chat/completions", headers, &body)
+}
+
+/// A request with a body of JSON; `headers` are whole lines.
+pub(crate) fn post(path: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
-        "POST /v1/chat/completions HTTP/1.0\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.0\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}"
     )
 }
 

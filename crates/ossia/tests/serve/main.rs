@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod clients;
+mod database;
 mod drain;
 mod harness;
 mod health;
