@@ -12,7 +12,8 @@ const MANY_TURNS: &str = "1000000";
 const MANY_REQUESTS: &str = "2400";
 
 /// Rust tests, which also build the program, documentation examples, then the official SDKs against the
-/// server in a network namespace that has only the loopback interface, and what is shipped beside the program. `thorough` tries more random cases.
+/// server in a network namespace that has only the loopback interface, what goes wrong around a server, and what is shipped
+/// beside the program. `thorough` tries more random cases and waits for what takes minutes.
 pub(crate) fn run(thorough: bool) -> Result<()> {
     if command::exists("cargo-nextest") {
         command::cargo(&["nextest", "run", "--workspace"])?;
@@ -45,8 +46,12 @@ fn many_turns() -> Result<()> {
 fn clients(thorough: bool) -> Result<()> {
     let ready = setup::python().exists() && setup::has_javascript();
     ensure!(ready, "the clients are not installed: run `cargo xtask setup` first");
-    let thorough = if thorough { &["--fuzz-requests", MANY_REQUESTS][..] } else { &[] };
-    pytest(&[&["tests/clients"][..], thorough].concat())?;
+    let (many, minutes) = match thorough {
+        true => (&["--fuzz-requests", MANY_REQUESTS][..], &["--thorough"][..]),
+        false => (&[][..], &[][..]),
+    };
+    pytest(&[&["tests/clients"][..], many].concat())?;
+    pytest(&[&["tests/faults"][..], minutes].concat())?;
     pytest(&["tests/packaging"])
 }
 

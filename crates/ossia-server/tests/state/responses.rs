@@ -165,7 +165,7 @@ async fn what_cannot_be_kept_is_failed_and_not_completed() {
         assert_eq!(last.name, "response.failed");
         assert_eq!(last.data["response"]["error"]["code"], "server_error");
         assert_eq!(server.get(&path_of(&last.data["response"])).await.status, 404);
-        assert_eq!(server.post(PATH, &ask("sum", json!({}))).await.status, 500);
+        assert_eq!(server.post(PATH, &ask("sum", json!({}))).await.status, 503);
         assert_eq!(server.post(PATH, &ask("sum", json!({"background": true}))).await.status, 503);
         let unstored = server.ok(PATH, &ask("sum", json!({"store": false}))).await;
         assert_eq!(unstored["status"], "completed");
