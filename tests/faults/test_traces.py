@@ -2,11 +2,12 @@
 
 import http.server
 import json
+import subprocess
 import threading
 
 import pytest
 
-from conftest import chat, post, until
+from conftest import OSSIA, chat, environment, post, until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PROMPT = "xylophone4711"
@@ -126,3 +127,10 @@ def test_without_an_endpoint_there_is_nothing(serve):
     server = serve(env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"})
     assert server.send(chat("hi")).status == 200
     assert server.stop() == 0 and "traces" not in server.log
+
+
+def test_offline_means_no_traces_either(tmp_path):
+    command = [OSSIA, "serve", "scripted:", "--config", "none", "--port", "0", "--store", "none", "--otlp-endpoint", "http://user:celesta4711@127.0.0.1:9"]
+    env = environment({"OSSIA_OFFLINE": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, env=env)
+    assert done.returncode == 1 and "OSSIA_OFFLINE" in done.stderr and "celesta4711" not in done.stderr, done.stderr
