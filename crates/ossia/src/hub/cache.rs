@@ -1,44 +1,45 @@
-//! The cache of the Hugging Face tools: `models--OWNER--NAME` with the files by hash under `blobs`, links to them by
+//! The cache of the Hugging Face tools, whose layout hf-hub knows: the files by hash under `blobs`, links to them by
 //! name under `snapshots/COMMIT`, and under `refs` which commit a branch or tag was.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::RepoId;
+use super::{REQUIRED_FILES, RepoId};
 
 /// A repository in the cache, there or not.
 pub(super) struct CachedRepo {
-    dir: PathBuf,
+    repo: CacheRepo,
+    blobs: PathBuf,
     revision: String,
 }
 
 impl CachedRepo {
     pub(super) fn new(cache: &Path, repo: RepoId) -> Self {
-        let dir = cache.join(format!("models--{}", repo.name.replace('/', "--")));
-        Self { dir, revision: repo.revision.to_owned() }
+        let revision = repo.revision.to_owned();
+        let repo = Repo::with_revision(repo.name.to_owned(), RepoType::Model, revision.clone());
+        let blobs = cache.join(repo.folder_name()).join("blobs");
+        Self { repo: Cache::new(cache.to_owned()).repo(repo), blobs, revision }
     }
 
-    /// The directory of the files by name, if the revision is known here: it is a commit, or `refs` says which.
+    /// The directory of the files by name, if there is one for the revision.
     pub(super) fn snapshot(&self) -> Option<PathBuf> {
-        let commit = match std::fs::read_to_string(self.dir.join("refs").join(&self.revision)) {
-            Ok(commit) => commit.trim().to_owned(),
-            Err(_) => self.revision.clone(),
-        };
-        let dir = self.dir.join("snapshots").join(commit);
-        dir.is_dir().then_some(dir)
+        self.get(REQUIRED_FILES[0])?.parent().map(Path::to_owned)
     }
 
-    /// A file by name, if it is there.
+    /// A file by name, if it is there. The revision is a commit, or `refs` says which it was.
     pub(super) fn get(&self, name: &str) -> Option<PathBuf> {
-        self.snapshot().map(|dir| dir.join(name)).filter(|path| path.exists())
+        let of_commit =
+            || Some(self.repo.pointer_path(&self.revision).join(name)).filter(|path| path.exists());
+        self.repo.get(name).or_else(of_commit)
     }
 
     /// Where the file with this hash belongs; its directory is made.
     pub(super) fn blob(&self, hash: &str) -> Result<PathBuf> {
-        let dir = self.dir.join("blobs");
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(dir.join(hash))
+        std::fs::create_dir_all(&self.blobs)
+            .with_context(|| format!("cannot make {}", self.blobs.display()))?;
+        Ok(self.blobs.join(hash))
     }
 
     /// Gives the file at `blob` its name in the snapshot of a commit, and notes that the revision is this commit.
@@ -47,13 +48,11 @@ impl CachedRepo {
             commit.chars().all(|c| c.is_ascii_alphanumeric()) && !commit.is_empty(),
             "the hub gives '{commit}' as the commit of {name}, expected a hash"
         );
-        let path = self.dir.join("snapshots").join(commit).join(name);
+        let path = self.repo.pointer_path(commit).join(name);
         write_parent(&path)?;
         let _ = std::fs::remove_file(&path);
         link(blob, &path).with_context(|| format!("cannot link {}", path.display()))?;
-        let reference = self.dir.join("refs").join(&self.revision);
-        write_parent(&reference)?;
-        std::fs::write(&reference, commit).with_context(|| format!("cannot write {}", reference.display()))
+        self.repo.create_ref(commit).with_context(|| format!("cannot note the commit of {}", path.display()))
     }
 }
 
@@ -84,6 +83,5 @@ pub(super) fn default_home() -> PathBuf {
 
 /// The token that `hf auth login` left.
 pub(super) fn saved_token(home: &Path) -> Option<String> {
-    let token = std::fs::read_to_string(home.join("token")).ok()?;
-    Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+    Cache::new(home.join("hub")).token()
 }

@@ -1,7 +1,7 @@
 //! What is asked of the hub: the list of a repository's files, the hash of one, and its bytes from some point on.
 //!
-//! This is a client of our own because those that exist (hf-hub 0.5) carry their certificate authorities with them, so
-//! that they fail where a company's proxy opens TLS, or bring 225 crates (hf-hub 1.0).
+//! hf-hub serves for the layout of the cache only: its own client carries its certificate authorities with it (0.5), so
+//! that it fails where a company's proxy opens TLS, or brings 225 crates (1.0).
 
 use std::io::Read;
 use std::time::Duration;
