@@ -10,6 +10,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, PgPool, SqlSafeStr, SqlitePool};
+use tokio::sync::Mutex;
 
 use super::{StoreError, StoreTarget};
 
@@ -21,7 +22,7 @@ const POSTGRES_MIGRATIONS: &[(&str, &str)] =
 /// Longest id that is looked up; what is longer is nobody's.
 const MAX_KEY_BYTES: usize = 512;
 
-/// Connections at the same time. SQLite has one writer anyway.
+/// Connections at the same time.
 const MAX_CONNECTIONS: u32 = 8;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -31,7 +32,9 @@ pub(crate) struct Tenant(pub(crate) Arc<str>);
 
 #[derive(Debug)]
 pub(super) enum Pool {
-    Sqlite(SqlitePool),
+    /// With the turn to write, for which transactions of this process queue: SQLite has one writer, and lets those who
+    /// wait for its lock poll, so that on a busy machine some would never find it free.
+    Sqlite(SqlitePool, Mutex<()>),
     Postgres(PgPool),
 }
 
@@ -39,7 +42,7 @@ pub(super) enum Pool {
 macro_rules! on_pool {
     ($pool:expr, $db:ident => $body:expr) => {
         match $pool {
-            $crate::store::pool::Pool::Sqlite($db) => $body,
+            $crate::store::pool::Pool::Sqlite($db, _) => $body,
             $crate::store::pool::Pool::Postgres($db) => $body,
         }
     };
@@ -49,7 +52,8 @@ macro_rules! on_pool {
 macro_rules! in_transaction {
     ($pool:expr, $tx:ident => $body:block) => {
         match $pool {
-            $crate::store::pool::Pool::Sqlite(pool) => {
+            $crate::store::pool::Pool::Sqlite(pool, writer) => {
+                let _turn = writer.lock().await;
                 // A transaction that only later begins to write may find that it no longer can.
                 let mut $tx = pool.begin_with("BEGIN IMMEDIATE").await?;
                 let outcome = $body;
@@ -106,7 +110,7 @@ impl Pool {
 
     async fn sqlite(pool: SqlitePool) -> Result<Self, StoreError> {
         migrator(SQLITE_MIGRATIONS).run(&pool).await?;
-        Ok(Self::Sqlite(pool))
+        Ok(Self::Sqlite(pool, Mutex::new(())))
     }
 }
 
