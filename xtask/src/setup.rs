@@ -17,8 +17,8 @@ pub(crate) fn python() -> PathBuf {
 }
 
 /// What tests need of Debian's packages, each with a path that tells whether it is there: PostgreSQL, on which the store is
-/// tested besides SQLite, libfaketime, which moves the clock, strace for what
-/// servers do with sockets, and Go with the templates of Helm charts.
+/// tested besides SQLite, libfaketime, which moves the clock, strace for what servers do with sockets, and Go with the
+/// templates of Helm charts.
 const PACKAGES: [(&str, &str); 6] = [
     ("postgresql", "/usr/lib/postgresql"),
     ("libfaketime", "/usr/lib/x86_64-linux-gnu/faketime"),
