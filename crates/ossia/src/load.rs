@@ -167,7 +167,7 @@ impl Checkpoint {
     fn tokenizer(&self, args: &ModelArgs) -> Result<Tokenizer> {
         let path = self.dir.join("tokenizer.json");
         if path.exists() {
-            return Ok(Tokenizer::from_file(&path)?);
+            return Tokenizer::from_file(&path).with_context(|| format!("cannot load {}", path.display()));
         }
         let config = args.hf_config.clone().unwrap_or_else(|| self.dir.join("config.json"));
         let vocab_size = GptOssConfig::from_file(&config)?.vocab_size;
