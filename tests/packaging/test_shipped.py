@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Chosen where a compose file is run, not read by the program.
 INTERPOLATED = {"OSSIA_IMAGE", "OSSIA_MODELS", "OSSIA_ADDRESS", "OSSIA_POSTGRES_PASSWORD"}
 # Read by the tests, or by a build for CUDA.
-OF_DEVELOPERS = {"OSSIA_BIN", "OSSIA_TEST_TURNS", "OSSIA_CUDA_LIB_DIRS", "OSSIA_FLAG_NAME"}
+OF_DEVELOPERS = {"OSSIA_BIN", "OSSIA_TEST_TURNS", "OSSIA_CUDA_ARCHS", "OSSIA_CUDA_LIB_DIRS", "OSSIA_FLAG_NAME"}
 NAME = re.compile(r"OSSIA_[A-Z_]*[A-Z]")
 
 
