@@ -21,7 +21,7 @@ def storm(server, seed: int):
     rng = random.Random(seed)
     for _ in range(STORM):
         stream = server.connect()
-        request = chat("steady", stream=True)
+        request = chat("What is 2 + 2?", stream=True, max_tokens=500, ignore_eos=True)
         length = rng.choice([0, 20, len(request) - 1, len(request), len(request), len(request)])
         stream.sendall(request[:length])
         if length == len(request) and rng.random() < 0.5:
@@ -30,23 +30,24 @@ def storm(server, seed: int):
 
 
 def test_a_storm_of_clients_that_go_leaves_nothing_behind(serve):
-    server = serve("--max-num-seqs", "16", "--max-queue-len", "1000", "--client-timeout", "2s")
-    storm(server, 1)  # buffers and threads are made once
-    server.wait_until_idle()
+    limits = ["--max-num-seqs", "16", "--max-queue-len", "1000", "--kv-cache-memory", "8MiB"]
+    server = serve(*limits, "--client-timeout", "2s", model="demo")
+    for seed in range(3):  # buffers, threads and arenas are made once
+        storm(server, seed)
+        server.wait_until_idle()
     connections = server.num_descriptors
     before = until("descriptors are given back", lambda: connections() < 60 and connections())
     rss = server.rss_bytes()
-    for seed in range(2, 5):
+    for seed in range(3, 6):
         storm(server, seed)
         server.wait_until_idle()
     until("descriptors are given back", lambda: connections() <= before + 2)
     assert server.metric("ossia_kv_cache_blocks", 'state="used"') == 0
     assert server.metric("ossia_engine_aborted_total") > STORM / 4
     assert server.metric("ossia_engine_failed_total") == 0
-    # Logits of a pass are 13 MB here, and one buffer of them more or less is no leak; a connection's buffers, left behind
-    # 1,500 times, would be more.
+    # A connection's buffers, left behind 1,500 times, would be more.
     grown = server.rss_bytes() - rss
-    print(f"resident set: {rss >> 20} MiB after the first storm, {grown / 1024:+.0f} KiB after three more")
+    print(f"resident set: {rss >> 20} MiB after three storms, {grown / 1024:+.0f} KiB after three more")
     assert grown < 14 << 20, f"{grown} bytes"
     assert server.send(chat("hi")).status == 200
 
@@ -133,8 +134,9 @@ def test_heads_and_bodies_that_are_bombs(serve):
         ("a number of 40,000 digits", body(number), {400}),
         ("a gzip bomb that says so", body(b"\x1f\x8b" + b"\0" * 1000, "content-encoding: gzip\r\n"), {400, 415}),
         ("200 header lines", b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"".join(b"x-%d: 1\r\n" % idx for idx in range(200)) + b"\r\n", {431}),
-        ("a header of 100 KB", b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 100_000 + b"\r\n\r\n", {431}),
-        ("a path of 100 KB", b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", {414, 431}),
+        # The bound is on what is buffered before the head is read, so that one that came in one piece may be longer.
+        ("a header of 1 MB", b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 1_000_000 + b"\r\n\r\n", {431}),
+        ("a path of 1 MB", b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", {414, 431}),
         ("a head that never ends", b"GET /health HTTP/1.1\r\n" + b"a: b\r\n" * 40_000, {431}),
     ]
     for what, request, expected in cases:

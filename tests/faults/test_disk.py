@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from conftest import OSSIA, chat, environment, post
+from conftest import OSSIA, chat, environment, post, until
 
 REPO, COMMIT = "owner/model", "0123456789abcdef0123456789abcdef01234567"
 
@@ -65,8 +65,8 @@ def test_a_full_disk_refuses_what_it_cannot_keep_and_nothing_else(serve, disk):
     assert server.send(chat("hi")).status == 200
     # Room again: everything goes on without a restart.
     (seen / "filler").unlink()
-    answer = respond(server, "hi again")
-    assert answer.status == 200 and server.get(f"/v1/responses/{answer.json()['id']}").status == 200, answer
+    answer = until("it is stored again", lambda: (found := respond(server, "hi again")).status == 200 and found)
+    assert server.get(f"/v1/responses/{answer.json()['id']}").status == 200, answer
     server.wait_until_idle()
     assert server.stop() == 0
 
@@ -99,23 +99,24 @@ class Hub(http.server.BaseHTTPRequestHandler):
         "model.safetensors": bytes(range(256)) * 12_000,
     }
 
+    def do_HEAD(self):
+        data = self.files[self.path.removeprefix(f"/{REPO}/resolve/main/")]
+        self.answer(200, b"", {**self.about(data), "content-length": str(len(data))})
+
     def do_GET(self):
         if self.path == f"/api/models/{REPO}/revision/main":
             siblings = [{"rfilename": name} for name in self.files]
             return self.answer(200, json.dumps({"siblings": siblings, "sha": COMMIT}).encode())
         data = self.files[self.path.removeprefix(f"/{REPO}/resolve/main/")]
-        first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["range"]).groups()
-        part = data[int(first) : int(last) + 1 if last else None]
-        headers = {
-            "x-repo-commit": COMMIT,
-            "etag": f'"{hashlib.sha256(data).hexdigest()}"',
-            "content-range": f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}",
-        }
-        self.answer(206, part, headers)
+        first = int(re.fullmatch(r"bytes=(\d+)-", self.headers["range"]).group(1))
+        self.answer(206, data[first:], {**self.about(data), "content-range": f"bytes {first}-{len(data) - 1}/{len(data)}"})
+
+    def about(self, data: bytes) -> dict:
+        return {"x-repo-commit": COMMIT, "etag": f'"{hashlib.sha256(data).hexdigest()}"'}
 
     def answer(self, status: int, body: bytes, headers=()):
         self.send_response(status)
-        for name, value in {**dict(headers), "content-length": str(len(body))}.items():
+        for name, value in {"content-length": str(len(body)), **dict(headers)}.items():
             self.send_header(name, value)
         self.end_headers()
         try:
