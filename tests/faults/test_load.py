@@ -27,7 +27,7 @@ def peak_rss_mib(server) -> float:
 
 @pytest.mark.thorough
 def test_two_thousand_streams_are_held(serve):
-    """The demo model decodes for 2,000 at the same time; all are open at once and each ends as it should."""
+    """All are open at once, as many decode together as there are blocks for, and each ends as it should."""
     server = serve("--max-num-seqs", str(NUM_STREAMS), "--max-queue-len", str(NUM_STREAMS), "--kv-cache-memory", "512MiB", model="demo")
     before = server.rss_bytes() / (1 << 20)
     most = [0, 0]

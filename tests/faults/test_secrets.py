@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 
 from conftest import OSSIA, chat, environment, post
@@ -90,5 +91,10 @@ def test_a_pull_at_trace_does_not_tell_its_token(tmp_path, hub):  # noqa: F811
     env = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "OSSIA_LOG": "trace"}
     said = ossia(tmp_path, "pull", REPO, env={**env, "NO_PROXY": "*", "no_proxy": "*"})
     assert "snapshots" in said, said
+    assert "DEBUG" in said, "it did log"
     lines = [line for line in said.splitlines() if TOKEN in line]
     assert not lines, lines[:3]
+    # Nor byte by byte, as clients write what goes over the wire.
+    dumps = re.findall(r"TRACE ((?:[0-9a-f]{2}[0-9a-f-]{2} )+)", said)
+    dumped = bytes.fromhex(re.sub("[^0-9a-f]", "", "".join(dumps)))
+    assert TOKEN.encode() not in dumped
