@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, PgPool, SqlSafeStr, SqlitePool};
+use sqlx::{ConnectOptions, Connection, PgPool, SqlSafeStr, SqlitePool};
 use tokio::sync::Mutex;
 
 use super::{StoreError, StoreTarget};
@@ -92,7 +92,14 @@ impl Pool {
                     .synchronous(SqliteSynchronous::Full) // a commit survives the loss of power too
                     .busy_timeout(BUSY_TIMEOUT)
                     .disable_statement_logging();
-                let pool = SqlitePoolOptions::new().max_connections(MAX_CONNECTIONS);
+                let pool = SqlitePoolOptions::new().max_connections(MAX_CONNECTIONS).before_acquire(
+                    // When a commit fails, on a full disk say, SQLite rolls back by itself and sqlx goes on counting
+                    // the transaction: such a connection would refuse every later one.
+                    |connection, _| {
+                        let is_usable = !connection.is_in_transaction();
+                        Box::pin(async move { Ok(is_usable) })
+                    },
+                );
                 Self::sqlite(pool.connect_with(options).await.map_err(failed)?).await
             }
             StoreTarget::Memory | StoreTarget::Nothing => {
