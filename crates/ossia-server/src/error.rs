@@ -78,6 +78,14 @@ pub enum ApiError {
         /// Longest accepted body.
         limit_bytes: usize,
     },
+    /// URL and headers together are longer than the server accepts: 431.
+    #[error("The request's URL and headers have {len} bytes, more than the limit of {limit_bytes}.")]
+    HeadTooLarge {
+        /// What came.
+        len: usize,
+        /// Longest accepted head.
+        limit_bytes: usize,
+    },
     /// The body did not arrive whole or in time: 408.
     #[error("The request body did not arrive: {reason}.")]
     BodyUnfinished {
@@ -204,6 +212,7 @@ impl ApiError {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyUnfinished { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::ModelForbidden { .. } | Self::AdminOnly => StatusCode::FORBIDDEN,
@@ -221,7 +230,7 @@ impl ApiError {
             Self::UnknownUrl { .. } => Some("unknown_url"),
             Self::MethodNotAllowed { .. } => Some("method_not_supported"),
             Self::UnsupportedMediaType { .. } => Some("unsupported_content_type"),
-            Self::BodyTooLarge { .. } => Some("request_too_large"),
+            Self::BodyTooLarge { .. } | Self::HeadTooLarge { .. } => Some("request_too_large"),
             Self::BodyUnfinished { .. } => Some("request_timeout"),
             Self::ModelForbidden { .. } => Some("model_not_found"),
             Self::AdminOnly => Some("insufficient_permissions"),

@@ -10,6 +10,8 @@ use axum::extract::{FromRequest, FromRequestParts, Path as UrlPath, Query, Reque
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::Response;
 use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -35,6 +37,21 @@ impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
             .map_err(|error| body_error(&error, limit_bytes))?;
         parse(&bytes).map(Self)
     }
+}
+
+/// Longest URL and headers together, in bytes.
+pub const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// The layer that holds heads to [`MAX_HEAD_BYTES`]. A connection bounds what it buffers of a head that comes in pieces;
+/// one that came in one piece is seen here first.
+pub(crate) async fn bound_head(request: Request, next: Next) -> Result<Response, ApiError> {
+    let headers = request.headers().iter();
+    let len = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>()
+        + request.uri().path_and_query().map_or(0, |url| url.as_str().len());
+    if len > MAX_HEAD_BYTES {
+        return Err(ApiError::HeadTooLarge { len, limit_bytes: MAX_HEAD_BYTES });
+    }
+    Ok(next.run(request).await)
 }
 
 /// A body is too long, its chunks are none, or it stopped coming.

@@ -33,6 +33,7 @@ pub mod wire;
 pub use access::{Access, JwksError, KeyError, KeySpec, TokenLimits, TokenRules, hash_of, new_secret};
 pub use audit::Audit;
 pub use error::{ApiError, RateLimit};
+pub use extract::MAX_HEAD_BYTES;
 pub use lifecycle::{Lifecycle, Phase};
 pub use redact::without_password;
 pub use router::router;

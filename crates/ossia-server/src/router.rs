@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower::ServiceBuilder;
@@ -18,7 +18,7 @@ use tracing::field::Empty;
 use crate::api::{chat, completions, conversations, health, loads, models, responses, tokens};
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::{access, api, metrics, traces};
+use crate::{access, api, extract, metrics, traces};
 
 /// The whole API. Every answer has an `x-request-id`: the client's, if it sent one.
 pub fn router(state: AppState) -> Router {
@@ -33,6 +33,7 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn_with_state(state.traces().clone(), traces::trace))
         .layer(from_fn_with_state(state.metrics().clone(), metrics::layer::count))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(extract::bound_head))
         .layer(from_fn_with_state(state.clone(), access::layer::identify));
     let cors = cors(&state.config().cors_origins);
     let routes = Router::new()

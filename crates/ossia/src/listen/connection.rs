@@ -7,15 +7,13 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ossia_server::MAX_HEAD_BYTES;
 use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::ConnectionOptions;
 use super::socket::BoxedStream;
-
-/// Longest head of a request, in bytes.
-const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Serves a connection. HTTP/1.1 only: proxies speak it to their backends, and there is no frame of HTTP/2 to abuse.
 pub(super) async fn serve_connection(
