@@ -1,6 +1,6 @@
 //! The experts' Metal kernels on the CPU, against the CPU kernels.
 
-use super::super::test_layer::{LIMIT, Layer, NUM_EXPERTS, Projection, TOP_K, expected_routes};
+use super::super::test_layer::{LIMIT, Layer, NUM_EXPERTS, Projection, TOP_K, check_router, check_sort};
 use super::*;
 use crate::check::Random;
 use crate::gpu::Grid;
@@ -22,25 +22,7 @@ fn route(logits: &[f32], num_experts: usize, top_k: usize) -> (Vec<u32>, Vec<f32
 
 #[test]
 fn the_routers_twin_agrees_with_the_cpus() {
-    let random = &mut Random::fresh();
-    for (num_experts, top_k) in [(1, 1), (8, 4), (32, 4), (33, 5), (128, 4)] {
-        let mut logits = random.f32s(9 * num_experts);
-        for logit in &mut logits {
-            // Ties, and both zeros.
-            match random.below(8) {
-                0 => *logit = 0.5,
-                1 => *logit = -0.0,
-                2 => *logit = 0.0,
-                _ => {}
-            }
-        }
-        let (experts, shares) = route(&logits, num_experts, top_k);
-        let (expected_experts, expected_shares) = expected_routes(&logits, num_experts, top_k);
-        assert_eq!(experts, expected_experts, "{num_experts} experts");
-        assert_close(&shares, &expected_shares, &format!("{num_experts} experts"));
-    }
-    // NaN comes first, as on the CPU.
-    assert_eq!(route(&[0.0, 3.0, f32::NAN, -1.0], 4, 2).0, [2, 1]);
+    check_router(route);
 }
 
 fn project(kernel: &str, weights: &Projection, x: &[f32], experts: &[u32], args: Mxfp4Args) -> Vec<f32> {
@@ -111,17 +93,7 @@ fn combine(outputs: &[f32], shares: &[f32], hidden: usize) -> Vec<f32> {
 
 #[test]
 fn slots_are_sorted_by_expert_in_their_order() {
-    let random = &mut Random::fresh();
-    for count in [1, 33, 300] {
-        let experts: Vec<u32> = (0..count).map(|_| random.below(NUM_EXPERTS) as u32).collect();
-        let (starts, sorted) = sort(&experts);
-        let mut expected: Vec<u32> = (0..count as u32).collect();
-        expected.sort_by_key(|&slot| experts[slot as usize]);
-        assert_eq!(sorted, expected);
-        for (expert, start) in starts.iter().enumerate() {
-            assert_eq!(*start as usize, experts.iter().filter(|&&e| (e as usize) < expert).count());
-        }
-    }
+    check_sort(sort);
 }
 
 #[test]
@@ -132,9 +104,9 @@ fn the_experts_twins_agree_with_the_cpu_kernels() {
         [([32, 32], [1, 2, 70]), ([288, 96], [1, 9, 20]), ([1056, 64], [1, 2, 3])]
     {
         let layer = Layer::new(hidden, inter, random);
-        // Nine tokens: some expert has more visitors than a threadgroup takes; of seventy, more than a tile has.
+        // The first expert has nine visitors, more than a threadgroup takes, and seventy, more than a tile has.
         for num_tokens in tokens {
-            let (x, logits) = (random.f32s(num_tokens * hidden), random.f32s(num_tokens * NUM_EXPERTS));
+            let (x, logits) = layer.inputs(num_tokens, random);
             let context = format!("{hidden}/{inter}, {num_tokens} tokens");
             let (experts, shares) = route(&logits, NUM_EXPERTS, TOP_K);
             let expected = layer.expected(&x, &logits);
