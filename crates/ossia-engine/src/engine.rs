@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ossia_model::{ForwardBatch, Logits};
 use tokio::sync::mpsc::UnboundedSender;
@@ -20,6 +20,9 @@ use crate::{
     EngineConfig, EngineStats, FinishReason, GeneratedToken, GenerationEvent, ModelRunner, RunnerSpec,
     Speculation, batch,
 };
+
+/// A pass that takes less is over before another thread has woken up to compute anything beside it.
+const WORTH_WAKING_FOR: Duration = Duration::from_millis(1);
 
 /// Continuous batching over one model. Started with [`Engine::start`], it lives in its own thread and is
 /// reached through an [`crate::EngineHandle`].
@@ -167,8 +170,9 @@ impl Engine {
     /// Runs the model, and beside it whatever constraints can compute before they know the logits. A panic in the model
     /// is an error like any other.
     fn run(&mut self, batch: &ForwardBatch) -> Result<(), String> {
+        let is_slow = self.pace.is_slow(batch.num_tokens(), WORTH_WAKING_FOR);
         let Self { runner, scheduler, logits, .. } = self;
-        let waiting = scheduler.running_mut().iter_mut().filter(|seq| seq.wants_to_prepare());
+        let waiting = scheduler.running_mut().iter_mut().filter(|seq| is_slow && seq.wants_to_prepare());
         let ran = rayon::in_place_scope(|scope| {
             waiting.for_each(|seq| scope.spawn(move |_| seq.sampler_mut().prepare()));
             catch_unwind(AssertUnwindSafe(|| runner.forward(batch, logits)))

@@ -58,6 +58,11 @@ impl Pace {
         });
     }
 
+    /// Whether a pass is expected to take longer than `bound`, or nothing is known of such passes.
+    pub(crate) fn is_slow(&self, num_tokens: usize, bound: Duration) -> bool {
+        self.careful_ms(num_tokens).is_none_or(|ms| ms > bound.as_secs_f64() * 1e3)
+    }
+
     /// Tokens of a pass that is expected to end within `bound`, beside `num_decoding` decoding sequences; all
     /// of `max` when nothing was measured.
     pub(crate) fn prefill_tokens_within(&self, bound: Duration, num_decoding: usize, max: usize) -> usize {
@@ -162,6 +167,15 @@ mod tests {
         let classes: Vec<usize> = (1..3000).map(size_class).collect();
         assert!(classes.windows(2).all(|pair| pair[0] == pair[1] || pair[0] + 1 == pair[1]), "{classes:?}");
         assert_eq!([7, 8, 11, 12, 15, 16, 2048].map(size_class), [7, 8, 8, 9, 9, 10, 24]);
+    }
+
+    #[test]
+    fn a_pass_is_slow_until_it_is_known_to_be_fast() {
+        let pace = pace(0.1, 0.1, &[1, 8]);
+        let bound = Duration::from_millis(1);
+        assert!(!pace.is_slow(8, bound), "0.9 ms");
+        assert!(pace.is_slow(64, bound), "in proportion to what is known");
+        assert!(Pace::default().is_slow(1, bound));
     }
 
     #[test]

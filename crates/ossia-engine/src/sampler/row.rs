@@ -1,6 +1,6 @@
 //! A row of logits, read in few passes: the maximum, and the mass of what is above a cutoff.
 //!
-//! A row of gpt-oss has 201,088 columns. Chunk maxima let later passes skip what cannot matter, which is also how a
+//! A row of gpt-oss has 201,088 columns, and its passes run with the widest registers of the processor. Chunk maxima let later passes skip what cannot matter, which is also how a
 //! mask is applied: a chunk of which no token is allowed is neither written nor read.
 
 use std::cmp::Ordering;
@@ -54,28 +54,41 @@ pub(super) struct Mass {
 impl<'a> Row<'a> {
     /// Finds the maxima. One pass.
     pub(super) fn scan(logits: &'a [f32]) -> Result<Self, SampleError> {
-        Self::of_chunks(logits, logits.chunks(CHUNK_LEN).map(max_and_nan).collect())
+        let mut chunk_max = vec![f32::NEG_INFINITY; logits.len().div_ceil(CHUNK_LEN)];
+        let has_nan = pulp::Arch::new().dispatch(|| {
+            let mut has_nan = false;
+            for (chunk, chunk_max) in logits.chunks(CHUNK_LEN).zip(&mut chunk_max) {
+                let (max, is_nan) = max_and_nan(chunk);
+                *chunk_max = max;
+                has_nan |= is_nan;
+            }
+            has_nan
+        });
+        Self::of_chunks(logits, chunk_max, has_nan)
     }
 
     /// Finds the maxima among the tokens whose bits are set in `words`, 32 per word; those past the last word are not
     /// allowed either. One pass, over the chunks that have such a token.
     pub(super) fn scan_masked(logits: &'a mut [f32], words: &[u32]) -> Result<Self, SampleError> {
-        let words = words.chunks(CHUNK_LEN / 32).chain(std::iter::repeat(&[][..]));
-        let chunks = logits.chunks_mut(CHUNK_LEN).zip(words).map(|(chunk, words)| {
-            if words.iter().all(|&word| word == 0) {
-                return (f32::NEG_INFINITY, false);
+        let mut chunk_max = vec![f32::NEG_INFINITY; logits.len().div_ceil(CHUNK_LEN)];
+        let has_nan = pulp::Arch::new().dispatch(|| {
+            let mut has_nan = false;
+            let words = words.chunks(CHUNK_LEN / 32);
+            for ((chunk, chunk_max), words) in logits.chunks_mut(CHUNK_LEN).zip(&mut chunk_max).zip(words) {
+                if words.iter().any(|&word| word != 0) {
+                    mask_chunk(chunk, words);
+                    let (max, is_nan) = max_and_nan(chunk);
+                    *chunk_max = max;
+                    has_nan |= is_nan;
+                }
             }
-            mask_chunk(chunk, words);
-            max_and_nan(chunk)
+            has_nan
         });
-        let chunks = chunks.collect();
-        Self::of_chunks(logits, chunks)
+        Self::of_chunks(logits, chunk_max, has_nan)
     }
 
-    /// A row with each chunk's maximum and whether it holds a NaN.
-    fn of_chunks(logits: &'a [f32], chunks: Vec<(f32, bool)>) -> Result<Self, SampleError> {
-        let has_nan = chunks.iter().any(|(_, has_nan)| *has_nan);
-        let chunk_max: Vec<f32> = chunks.into_iter().map(|(max, _)| max).collect();
+    /// A row with each chunk's maximum.
+    fn of_chunks(logits: &'a [f32], chunk_max: Vec<f32>, has_nan: bool) -> Result<Self, SampleError> {
         let max = chunk_max.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         match max {
             _ if has_nan => Err(SampleError::NotFinite),
@@ -129,21 +142,25 @@ impl<'a> Row<'a> {
     pub(super) fn mass(&self, temperature: f32, cutoff: Ranked) -> Mass {
         let scale = scale(temperature);
         let bound = cutoff.logit;
-        // Tokens as probable as the cutoff are kept before it and not behind it.
-        let sum = |(idx, (chunk, &max)): (usize, (&[f32], &f32))| match idx
-            .cmp(&(cutoff.token as usize / CHUNK_LEN))
-        {
-            // The second: nothing in the chunk has a mass that f32 can tell from none.
-            _ if max < bound || exp2((max - self.max) * scale) == 0.0 => 0.0,
-            Ordering::Less => sum_exp2(chunk, self.max, scale, |x| x >= bound),
-            Ordering::Greater => sum_exp2(chunk, self.max, scale, |x| x > bound),
-            Ordering::Equal => {
-                let kept = self.chunk(idx).filter(|token| token.reaches(&cutoff));
-                kept.map(|token| f64::from(exp2((token.logit - self.max) * scale))).sum()
+        let mut by_chunk = vec![0.0; self.chunk_max.len()];
+        pulp::Arch::new().dispatch(|| {
+            let chunks = self.logits.chunks(CHUNK_LEN).zip(&self.chunk_max).zip(&mut by_chunk);
+            for (idx, ((chunk, &chunk_max), mass)) in chunks.enumerate() {
+                // The second: nothing in the chunk has a mass that f32 can tell from none.
+                if chunk_max < bound || exp2((chunk_max - self.max) * scale) == 0.0 {
+                    continue;
+                }
+                // Tokens as probable as the cutoff are kept before it and not behind it.
+                *mass = match idx.cmp(&(cutoff.token as usize / CHUNK_LEN)) {
+                    Ordering::Less => sum_exp2(chunk, self.max, scale, |x| x >= bound),
+                    Ordering::Greater => sum_exp2(chunk, self.max, scale, |x| x > bound),
+                    Ordering::Equal => {
+                        let kept = self.chunk(idx).filter(|token| token.reaches(&cutoff));
+                        kept.map(|token| f64::from(exp2((token.logit - self.max) * scale))).sum()
+                    }
+                };
             }
-        };
-        let chunks = self.logits.chunks(CHUNK_LEN).zip(&self.chunk_max).enumerate();
-        let by_chunk: Vec<f64> = chunks.map(sum).collect();
+        });
         let total = by_chunk.iter().sum();
         Mass { scale, cutoff, by_chunk, total }
     }
@@ -189,6 +206,7 @@ const BITS: [u32; 32] = {
 };
 
 /// Sets the logits whose bits are clear to minus infinity.
+#[inline(always)]
 fn mask_chunk(chunk: &mut [f32], words: &[u32]) {
     let (groups, rest) = chunk.as_chunks_mut::<32>();
     let mut words = words.iter().copied().chain(std::iter::repeat(0));
@@ -204,6 +222,7 @@ fn mask_chunk(chunk: &mut [f32], words: &[u32]) {
 }
 
 /// Written without a branch per token so that it vectorises.
+#[inline(always)]
 fn mask_word(tokens: &mut [f32; 32], word: u32) {
     match word {
         u32::MAX => {}
@@ -223,6 +242,7 @@ fn scale(temperature: f32) -> f32 {
     std::f32::consts::LOG2_E / temperature
 }
 
+#[inline(always)]
 fn max_and_nan(chunk: &[f32]) -> (f32, bool) {
     let mut maxima = [f32::NEG_INFINITY; LANES];
     let mut nans = [0u32; LANES];
