@@ -13,9 +13,10 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Self {
+    fn start(flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ossia"))
             .args(["serve", "--port", "0", "--store", "none", "--threads", "1"])
+            .args(flags)
             .env("OSSIA_LOG", "info")
             .stderr(Stdio::piped())
             .spawn()
@@ -51,7 +52,7 @@ fn json_of(output: &Output) -> Value {
 
 #[test]
 fn every_request_of_a_load_is_answered_and_counted() {
-    let server = Server::start();
+    let server = Server::start(&[]);
     let lengths = "--input-len 20-40 --output-len 6 -n 12 -o json";
     for (load, endpoint) in [("-c 3", "chat"), ("--rate 40", "chat"), ("-c 2", "completions")] {
         let json =
@@ -65,18 +66,29 @@ fn every_request_of_a_load_is_answered_and_counted() {
     }
     let table = server.load("-n 2 --output-len 3");
     let table = String::from_utf8(table.stdout).unwrap();
-    assert!(table.contains("2 answered, 0 failed") && table.contains("| ttft |"), "{table}");
+    assert!(table.contains("2 answered, 0 refused, 0 failed") && table.contains("| ttft |"), "{table}");
 }
 
 #[test]
 fn a_server_that_refuses_is_reported_with_its_reason() {
-    let server = Server::start();
+    let server = Server::start(&[]);
     let output = server.load("-n 3 --model nonesuch");
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && errors.contains("404") && errors.contains("nonesuch"), "{errors}");
     let output = server.load("-n 3 --warmup 0 --model nonesuch");
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && errors.contains("every request failed"), "{errors}");
+    assert!(!output.status.success() && errors.contains("no request was answered"), "{errors}");
+}
+
+#[test]
+fn refusals_of_a_full_server_are_no_failures() {
+    let server = Server::start(&["--max-num-seqs", "1", "--max-queue-len", "1"]);
+    let json = json_of(&server.load("-c 16 -n 32 --input-len 20 --output-len 40 -o json"));
+    let count = |name: &str| json[name].as_u64().unwrap();
+    assert_eq!((count("num_answered") + count("num_refused"), count("num_failed")), (32, 0), "{json}");
+    assert!(count("num_answered") > 0 && count("num_refused") > 0, "{json}");
+    let figure = |name: &str| json["refusal_ms"][name].as_f64().unwrap();
+    assert!(0.0 < figure("p50") && figure("p50") <= figure("max"), "{json}");
 }
 
 #[test]

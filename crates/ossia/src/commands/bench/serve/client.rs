@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use super::stats::Sample;
+use super::stats::{Outcome, Sample};
 
 /// Connections to one API.
 #[derive(Clone)]
@@ -42,15 +42,20 @@ impl Client {
     /// The id of the first model that the server lists.
     pub(super) async fn first_model(&self) -> Result<String> {
         let response = self.send(self.request("GET", "/models", Vec::new())?).await?;
+        let response = answered(response).await?;
         let listed: Value = serde_json::from_slice(&whole(response).await?).context("/models is not JSON")?;
         let id = listed["data"][0]["id"].as_str().context("/models lists no model")?;
         Ok(id.to_owned())
     }
 
     /// Posts `body` and reads the stream of the answer to its end; times count from `due`.
-    pub(super) async fn stream(&self, path: &str, body: Vec<u8>, due: Instant) -> Result<Sample> {
+    pub(super) async fn stream(&self, path: &str, body: Vec<u8>, due: Instant) -> Result<Outcome> {
         let response = self.send(self.request("POST", path, body)?).await?;
-        let mut body = response.into_body();
+        if is_refusal(response.status()) {
+            whole(response).await?;
+            return Ok(Outcome::Refused { after_s: due.elapsed().as_secs_f64() });
+        }
+        let mut body = answered(response).await?.into_body();
         let mut sample = Sample::default();
         let mut buffer = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -67,7 +72,7 @@ impl Client {
         if sample.num_output_tokens == 0 {
             sample.num_output_tokens = sample.arrivals_s.len() as u64;
         }
-        Ok(sample)
+        Ok(Outcome::Answered(sample))
     }
 
     fn request(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>> {
@@ -79,17 +84,25 @@ impl Client {
         request.with_context(|| format!("--base-url {} is not a URL", self.base_url))
     }
 
-    /// The response, if its status says that it is an answer.
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
         let uri = request.uri().clone();
-        let response = self.pool.request(request).await.with_context(|| format!("no answer from {uri}"))?;
-        let status = response.status();
-        if status != StatusCode::OK {
-            let text = whole(response).await.unwrap_or_default();
-            bail!("status {status}: {}", String::from_utf8_lossy(&text[..text.len().min(300)]));
-        }
-        Ok(response)
+        self.pool.request(request).await.with_context(|| format!("no answer from {uri}"))
     }
+}
+
+/// Whether a status says that the server has more to do than it can.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// The response, if its status says that it is an answer.
+async fn answered(response: Response<Incoming>) -> Result<Response<Incoming>> {
+    let status = response.status();
+    if status != StatusCode::OK {
+        let text = whole(response).await.unwrap_or_default();
+        bail!("status {status}: {}", String::from_utf8_lossy(&text[..text.len().min(300)]));
+    }
+    Ok(response)
 }
 
 async fn whole(response: Response<Incoming>) -> Result<Bytes> {

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use self::args::{BenchServeArgs, Endpoint};
 use self::client::Client;
-use self::stats::{PERCENTILES, Sample, Summary};
+use self::stats::{Outcome, PERCENTILES, Summary};
 use self::workload::Planned;
 use super::args::OutputFormat;
 
@@ -33,7 +33,8 @@ struct Load {
     bar: ProgressBar,
 }
 
-type Outcome = Result<Sample, String>;
+/// An outcome, or why there is none.
+type Sent = Result<Outcome, String>;
 
 /// Sends the load and prints what came of it.
 #[allow(clippy::print_stdout)]
@@ -47,8 +48,8 @@ pub(super) fn run(args: &BenchServeArgs) -> Result<()> {
         OutputFormat::Json => println!("{}", summary.json()),
         OutputFormat::Md => print!("{}", markdown(&summary, args)),
     }
-    let first = summary.errors.first().map_or("", String::as_str);
-    ensure!(summary.num_answered() > 0, "every request failed, the first with: {first}");
+    let first = summary.errors.first().map_or("refusals only", String::as_str);
+    ensure!(summary.num_answered() > 0, "no request was answered: {first}");
     Ok(())
 }
 
@@ -76,7 +77,7 @@ async fn load(args: &BenchServeArgs) -> Result<Summary> {
 }
 
 /// Sends each request when it is due.
-async fn open_loop(load: Arc<Load>) -> Result<(Vec<Outcome>, f64)> {
+async fn open_loop(load: Arc<Load>) -> Result<(Vec<Sent>, f64)> {
     let mut tasks = JoinSet::new();
     for idx in 0..load.requests.len() {
         let load = Arc::clone(&load);
@@ -90,7 +91,7 @@ async fn open_loop(load: Arc<Load>) -> Result<(Vec<Outcome>, f64)> {
 }
 
 /// Sends a client's next request when its last is answered.
-async fn closed_loop(load: Arc<Load>, concurrency: usize) -> Result<(Vec<Outcome>, f64)> {
+async fn closed_loop(load: Arc<Load>, concurrency: usize) -> Result<(Vec<Sent>, f64)> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..concurrency {
@@ -110,7 +111,7 @@ async fn closed_loop(load: Arc<Load>, concurrency: usize) -> Result<(Vec<Outcome
 }
 
 /// The outcomes of all tasks, and how long they took in seconds.
-async fn finish(mut tasks: JoinSet<Vec<Outcome>>, load: &Load) -> Result<(Vec<Outcome>, f64)> {
+async fn finish(mut tasks: JoinSet<Vec<Sent>>, load: &Load) -> Result<(Vec<Sent>, f64)> {
     let mut outcomes = Vec::new();
     while let Some(joined) = tasks.join_next().await {
         outcomes.extend(joined.context("a client's task failed")?);
@@ -121,7 +122,7 @@ async fn finish(mut tasks: JoinSet<Vec<Outcome>>, load: &Load) -> Result<(Vec<Ou
 }
 
 impl Load {
-    async fn send(&self, idx: usize, due: Instant) -> Outcome {
+    async fn send(&self, idx: usize, due: Instant) -> Sent {
         let body = self.requests[idx].body.clone();
         let outcome = self.client.stream(self.path, body, due).await;
         self.bar.inc(1);
@@ -143,8 +144,9 @@ fn markdown(summary: &Summary, args: &BenchServeArgs) -> String {
     let json = summary.json();
     let figure = |name: &str| json[name].as_f64().unwrap_or_default();
     let mut text = format!(
-        "{load}: {} answered, {} failed in {:.1} s; {:.2} requests/s, {:.1} output tokens/s, goodput {:.2} requests/s\n",
+        "{load}: {} answered, {} refused, {} failed in {:.1} s; {:.2} requests/s, {:.1} output tokens/s, goodput {:.2} requests/s\n",
         summary.num_answered(),
+        summary.num_refused(),
         summary.errors.len(),
         summary.duration_s,
         figure("requests_per_s"),

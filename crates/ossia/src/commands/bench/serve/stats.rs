@@ -4,6 +4,17 @@ use serde_json::{Value, json};
 
 use super::slo::Slo;
 
+/// What became of a request that got to the server.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Answered(Sample),
+    /// Status 429 or 503: the server has enough to do.
+    Refused {
+        /// From the moment it was due, in seconds.
+        after_s: f64,
+    },
+}
+
 /// One answered request, timed from the moment it was due.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
@@ -34,6 +45,7 @@ pub(super) struct Summary {
     /// From the first request's time to the last answer's end, in seconds.
     pub(super) duration_s: f64,
     samples: Vec<Sample>,
+    refusals_s: Vec<f64>,
 }
 
 impl Sample {
@@ -92,16 +104,26 @@ fn percentile(values: &[f64], percent: u32) -> f64 {
 }
 
 impl Summary {
-    pub(super) fn new(outcomes: Vec<Result<Sample, String>>, duration_s: f64, slo: Slo) -> Self {
-        let (samples, errors): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
-        let samples: Vec<Sample> = samples.into_iter().flatten().collect();
-        let num_good = samples.iter().filter(|sample| slo.holds(sample)).count();
-        let errors = errors.into_iter().filter_map(Result::err).collect();
-        Self { num_good, errors, duration_s, samples }
+    pub(super) fn new(outcomes: Vec<Result<Outcome, String>>, duration_s: f64, slo: Slo) -> Self {
+        let mut summary =
+            Self { num_good: 0, errors: vec![], duration_s, samples: vec![], refusals_s: vec![] };
+        for outcome in outcomes {
+            match outcome {
+                Ok(Outcome::Answered(sample)) => summary.samples.push(sample),
+                Ok(Outcome::Refused { after_s }) => summary.refusals_s.push(after_s),
+                Err(error) => summary.errors.push(error),
+            }
+        }
+        summary.num_good = summary.samples.iter().filter(|sample| slo.holds(sample)).count();
+        summary
     }
 
     pub(super) fn num_answered(&self) -> usize {
         self.samples.len()
+    }
+
+    pub(super) fn num_refused(&self) -> usize {
+        self.refusals_s.len()
     }
 
     /// A count over all answers, such as their output tokens.
@@ -117,6 +139,7 @@ impl Summary {
             ("itl", Spread::of(samples().flat_map(Sample::gaps_ms))),
             ("tpot", Spread::of(samples().filter_map(Sample::mean_itl_ms))),
             ("e2e", Spread::of(samples().map(Sample::e2e_ms))),
+            ("refusal", Spread::of(self.refusals_s.iter().map(|after_s| after_s * 1e3))),
         ]
         .into_iter()
         .filter_map(|(name, spread)| Some((name, spread?)))
@@ -130,6 +153,7 @@ impl Summary {
         let mut object = json!({
             "duration_s": self.duration_s,
             "num_answered": self.num_answered(),
+            "num_refused": self.num_refused(),
             "num_failed": self.errors.len(),
             "errors": self.errors.iter().take(5).collect::<Vec<_>>(),
             "num_prompt_tokens": self.total(|sample| sample.num_prompt_tokens),
@@ -166,10 +190,16 @@ mod tests {
             num_prompt_tokens: 7,
             ..Sample::of_times(&[0.5, 1.0, 1.25], 1.5)
         };
-        let outcomes = vec![Ok(sample(3)), Err("status 503".to_owned()), Ok(sample(5))];
+        let outcomes = vec![
+            Ok(Outcome::Answered(sample(3))),
+            Err("the stream broke off".to_owned()),
+            Ok(Outcome::Refused { after_s: 0.02 }),
+            Ok(Outcome::Answered(sample(5))),
+        ];
         let summary = Summary::new(outcomes, 2.0, "ttft=400".parse().unwrap());
         let json = summary.json();
         assert_eq!((&json["num_answered"], &json["num_failed"]), (&json!(2), &json!(1)));
+        assert_eq!((&json["num_refused"], &json["refusal_ms"]["max"]), (&json!(1), &json!(20.0)));
         assert_eq!((&json["num_prompt_tokens"], &json["output_tokens_per_s"]), (&json!(14), &json!(4.0)));
         assert_eq!(json["goodput_requests_per_s"], json!(0.0), "the first token came after 500 ms");
         assert_eq!(json["itl_ms"]["p50"], json!(375.0), "pauses of 500 and 250 ms");
