@@ -3,6 +3,7 @@
 //! The common case (temperature 1, no filter, few masked tokens) reads the row twice: once for the
 //! maximum, once for the sum of exponentials. Nothing sorts the row: top_k selects, top_p draws again.
 
+mod chunk;
 mod draw;
 mod edits;
 mod filters;
