@@ -5,6 +5,7 @@
 //! summed in ascending order on its own, and chunks are merged in ascending order. So neither chunked
 //! prefill, nor the batch, nor the number of threads, nor the physical blocks show in the result.
 
+mod chunk;
 mod cpu;
 #[cfg(test)]
 mod reference;

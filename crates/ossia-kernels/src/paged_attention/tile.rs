@@ -7,6 +7,7 @@
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
+use super::chunk::{Chunk, KEY_STEP, prefetch_chunk};
 use super::cpu::KvElement;
 use super::vector::{Vector, exp2_nonpositive};
 use super::{CHUNK_LEN, PagedAttention};
@@ -49,29 +50,6 @@ pub(super) struct Tile<V> {
     vector: std::marker::PhantomData<V>,
 }
 
-/// What a chunk holds for one key-value head, and what the rows see of it.
-struct Chunk {
-    start: usize,
-    /// Positions that some row sees.
-    visible: Range<usize>,
-    /// Keys to take, relative to the chunk, in steps of [`KEY_STEP`].
-    keys: Range<usize>,
-    /// Whether some row does not see all of it.
-    masked: bool,
-    /// First and last visible position of each row, relative to the chunk, `[rows]`.
-    first: Vec<f32>,
-    last: Vec<f32>,
-    dims: usize,
-    /// Some keys as they lie in the cache, `[KEY_STEP, dims]`.
-    some_k: Vec<f32>,
-    /// `[dims, CHUNK_LEN]`.
-    k: Vec<f32>,
-    /// `[CHUNK_LEN, dims]`.
-    v: Vec<f32>,
-}
-
-/// Keys are taken in steps of this many, and summed in as many parts; divides [`CHUNK_LEN`].
-const KEY_STEP: usize = 16;
 /// Rows are taken in steps of this many.
 const ROW_STEP: usize = 4;
 
@@ -302,95 +280,6 @@ impl<V: Vector> Tile<V> {
     }
 }
 
-impl Chunk {
-    fn new(rows: usize, dims: usize) -> Self {
-        Self {
-            start: 0,
-            visible: 0..0,
-            keys: 0..0,
-            masked: false,
-            first: vec![0.0; rows],
-            last: vec![0.0; rows],
-            dims,
-            some_k: vec![0.0; KEY_STEP * dims],
-            k: vec![0.0; dims * CHUNK_LEN],
-            v: vec![0.0; CHUNK_LEN * dims],
-        }
-    }
-
-    /// Goes on to the chunk from position `start`: what the queries see of it.
-    #[inline(always)]
-    fn begin<T>(&mut self, input: &TileInput<T>, start: usize) {
-        let end = input.first_position + input.num_queries;
-        let first = input.op.first_visible(input.first_position);
-        self.start = start;
-        self.visible = first.max(start)..end.min(start + CHUNK_LEN);
-        self.keys = (self.visible.start - start) / KEY_STEP * KEY_STEP
-            ..(self.visible.end - start).next_multiple_of(KEY_STEP);
-        let sees_start = input.op.first_visible(end - 1) <= start;
-        self.masked = !(sees_start && start + CHUNK_LEN <= input.first_position + 1);
-        if !self.masked {
-            return;
-        }
-        let group_size = input.op.shape.group_size();
-        for query in 0..input.num_queries {
-            let position = input.first_position + query;
-            let first = input.op.first_visible(position);
-            let rows = query * group_size..(query + 1) * group_size;
-            // Distances of at most the context: exact in f32 up to 2^24, and only their order matters.
-            self.first[rows.clone()].fill(first as f32 - start as f32);
-            self.last[rows].fill(position as f32 - start as f32);
-        }
-    }
-
-    /// Copies the visible positions of a key-value head to their places.
-    ///
-    /// # Safety
-    /// The processor has the instructions of `V`.
-    #[inline(always)]
-    unsafe fn fetch<V: Vector, T: KvElement>(&mut self, input: &TileInput<T>, kv_head: usize) {
-        let (shape, dims) = (input.op.shape, self.dims);
-        for step in self.keys.clone().step_by(KEY_STEP) {
-            let first = self.start + step;
-            let positions = self.visible.start.max(first)..self.visible.end.min(first + KEY_STEP);
-            for run in runs(input, positions) {
-                for idx in 0..run.len {
-                    let at = ((run.slot + idx) * shape.num_kv_heads + kv_head) * shape.head_dim;
-                    let key = run.position + idx - self.start;
-                    widen(&input.k[at..][..shape.head_dim], &mut self.some_k[(key - step) * dims..]);
-                    widen(&input.v[at..][..shape.head_dim], &mut self.v[key * dims..]);
-                }
-            }
-            for key in (0..KEY_STEP).step_by(V::LANES) {
-                for dim in (0..dims).step_by(V::LANES) {
-                    // SAFETY: both squares lie within their buffers, as `dims` and KEY_STEP are whole vectors.
-                    unsafe {
-                        let from = self.some_k.as_ptr().add(key * dims + dim);
-                        let to = self.k.as_mut_ptr().add(dim * CHUNK_LEN + step + key);
-                        V::transpose(from, dims, to, CHUNK_LEN);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Asks memory for the chunk from position `start`, all key-value heads of a position together, as they lie.
-#[inline(always)]
-fn prefetch_chunk<V: Vector, T>(input: &TileInput<T>, start: usize) {
-    let shape = input.op.shape;
-    let end = input.first_position + input.num_queries;
-    let len = input.kv_heads.len() * shape.head_dim;
-    for run in runs(input, start.min(end)..end.min(start + CHUNK_LEN)) {
-        for cache in [input.k, input.v] {
-            for slot in run.slot..run.slot + run.len {
-                let at = (slot * shape.num_kv_heads + input.kv_heads.start) * shape.head_dim;
-                V::prefetch(&cache[at..][..len]);
-            }
-        }
-    }
-}
-
 /// The positions of a chunk.
 static POSITIONS: [f32; CHUNK_LEN] = {
     let mut positions = [0.0; CHUNK_LEN];
@@ -401,34 +290,3 @@ static POSITIONS: [f32; CHUNK_LEN] = {
     }
     positions
 };
-
-/// Positions that follow each other in one block, and the slot of the first.
-struct Run {
-    position: usize,
-    slot: usize,
-    len: usize,
-}
-
-/// Cuts `positions` at the ends of blocks.
-#[inline(always)]
-fn runs<T>(input: &TileInput<T>, positions: Range<usize>) -> impl Iterator<Item = Run> {
-    let (table, block_size) = (input.table, input.op.shape.block_size);
-    let mut position = positions.start;
-    std::iter::from_fn(move || {
-        if position >= positions.end {
-            return None;
-        }
-        let (block_idx, offset) = (position / block_size, position % block_size);
-        let block = table.blocks[block_idx - table.first_block_idx as usize] as usize;
-        let len = (block_size - offset).min(positions.end - position);
-        let run = Run { position, slot: block * block_size + offset, len };
-        position += len;
-        Some(run)
-    })
-}
-
-/// Exact widening of one key or value.
-#[inline(always)]
-fn widen<T: KvElement>(from: &[T], to: &mut [f32]) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
-}
