@@ -90,3 +90,21 @@ fn bad_files_are_errors_with_facts() {
     let error = Tokenizer::from_bytes(json.as_bytes()).unwrap_err();
     assert!(matches!(error, HarmonyError::MissingSpecialToken { text: "<|call|>" }), "{error}");
 }
+
+/// The library panics over these.
+#[test]
+fn what_the_library_does_not_survive_is_an_error() {
+    let precompiled = r#"{"type": "Precompiled", "precompiled_charsmap": "AAAA"}"#;
+    for (json, reason) in [
+        ("{\"decoder\":\u{4}}", "line 1 column 12"),
+        (r#"{"decoder": {"type": "Fuse", "x": 1e999}}"#, "number out of range"),
+        (&format!(r#"{{"normalizer": {precompiled}}}"#), "Precompiled"),
+        (
+            &format!(r#"{{"normalizer": {{"type": "Sequence", "normalizers": [{precompiled}]}}}}"#),
+            "Precompiled",
+        ),
+    ] {
+        let error = Tokenizer::from_bytes(json.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(reason), "{json}: {error}");
+    }
+}

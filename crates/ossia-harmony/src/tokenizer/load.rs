@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
@@ -27,6 +29,7 @@ impl Tokenizer {
     /// # Errors
     /// If it is no tokenizer.json, or lacks one of the [`SpecialToken`](crate::SpecialToken)s.
     pub fn from_bytes(json: &[u8]) -> Result<Self, HarmonyError> {
+        refuse_what_panics(json)?;
         Self::from_library(tokenizers::Tokenizer::from_bytes(json).map_err(parse_error)?)
     }
 
@@ -61,6 +64,36 @@ impl Tokenizer {
         let is_o200k =
             only_special_added && library.get_normalizer().is_none() && has_o200k_splitter(&library);
         Ok(Self { inner: Arc::new(Inner { library, is_o200k, vocab }) })
+    }
+}
+
+/// The library panics where the `decoder` is no JSON, and where a normaliser of the type Precompiled is not as it expects.
+fn refuse_what_panics(json: &[u8]) -> Result<(), HarmonyError> {
+    #[derive(Deserialize)]
+    struct Parts {
+        #[serde(rename = "decoder", default)]
+        _decoder: Value,
+        #[serde(default)]
+        normalizer: Value,
+    }
+    let parts: Parts = serde_json::from_slice(json)
+        .map_err(|error| HarmonyError::ParseTokenizer { reason: error.to_string() })?;
+    if is_precompiled(&parts.normalizer) {
+        let reason = "the normalizer is of the type Precompiled, which no vocabulary of bytes has".to_owned();
+        return Err(HarmonyError::ParseTokenizer { reason });
+    }
+    Ok(())
+}
+
+/// Whether a normaliser, or one within it, is of the type Precompiled.
+fn is_precompiled(normalizer: &Value) -> bool {
+    match normalizer {
+        Value::Object(fields) => {
+            fields.get("type").is_some_and(|kind| kind == "Precompiled")
+                || fields.values().any(is_precompiled)
+        }
+        Value::Array(items) => items.iter().any(is_precompiled),
+        _ => false,
     }
 }
 
