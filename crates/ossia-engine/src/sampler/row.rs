@@ -1,7 +1,8 @@
 //! A row of logits, read in few passes: the maximum, and the mass of what is above a cutoff.
 //!
-//! A row of gpt-oss has 201,088 columns, and its passes run with the widest registers of the processor. Chunk maxima let later passes skip what cannot matter, which is also how a
-//! mask is applied: a chunk of which no token is allowed is neither written nor read.
+//! A row of gpt-oss has 201,088 columns; its passes take AVX2 or NEON where the processor has them, with the same bits.
+//! Chunk maxima let later passes skip what cannot matter, which is also how a mask is applied: a chunk of which no token is
+//! allowed is neither written nor read.
 
 use std::cmp::Ordering;
 
