@@ -9,6 +9,7 @@ use super::vector::Vector;
 
 /// Keys are taken in steps of this many, and summed in as many parts; divides [`CHUNK_LEN`].
 pub(super) const KEY_STEP: usize = 16;
+
 /// What a chunk holds for one key-value head, and what the rows see of it.
 pub(super) struct Chunk {
     start: usize,

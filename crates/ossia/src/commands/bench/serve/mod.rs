@@ -48,7 +48,7 @@ pub(super) fn run(args: &BenchServeArgs) -> Result<()> {
         OutputFormat::Json => println!("{}", summary.json()),
         OutputFormat::Md => print!("{}", markdown(&summary, args)),
     }
-    let first = summary.errors.first().map_or("refusals only", String::as_str);
+    let first = summary.errors.first().map_or("all were refused with status 429 or 503", String::as_str);
     ensure!(summary.num_answered() > 0, "no request was answered: {first}");
     Ok(())
 }
