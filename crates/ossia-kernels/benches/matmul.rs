@@ -2,9 +2,9 @@
 //! reach in the same run. Every figure is the best of many repetitions, because a busy neighbour only ever
 //! takes away.
 //!
-//! `cargo bench -p ossia-kernels --bench matmul -- [linear|moe] [f32|bf16] [isa] [threads=N] [rows=N] [cached] [int8]`
+//! `cargo bench -p ossia-kernels --bench matmul -- [linear|moe] [f32|bf16] [isa] [threads=N] [rows=N] [cached] [even] [int8]`
 //!
-//! `int8` rounds the dense matrices to 8 bits. `cached` takes small matrices that stay in the second-level cache: the arithmetic alone.
+//! `even` gives each expert as many tokens as the next; without, chance does. `int8` rounds the dense matrices to 8 bits. `cached` takes small matrices that stay in the second-level cache: the arithmetic alone.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use ossia_kernels::{
-    ComputeType, ExpertWeights, Isa, Linear, Matrix, MoeExperts, MoeWeights, WeightBytes, num_threads,
-    set_num_threads,
+    ComputeType, ExpertWeights, Isa, Linear, Matrix, MoeExperts, MoeWeights, WeightBytes, measure_read_speed,
+    num_threads, set_num_threads,
 };
 
 const BUDGET: Duration = Duration::from_millis(400);
@@ -36,7 +36,7 @@ fn main() {
     } else {
         set_num_threads(num_threads());
     }
-    let ceiling = Ceilings { read: read_ceiling(), tiles: tile_ceiling() };
+    let ceiling = Ceilings { read: measure_read_speed(1 << 30, num_threads(), 5), tiles: tile_ceiling() };
     println!("{} threads, best path {}", num_threads(), Isa::detect().name());
     println!("memory read: {:.1} GB/s", ceiling.read / 1e9);
     if let Some(tiles) = ceiling.tiles {
@@ -72,6 +72,10 @@ fn main() {
 
 fn is_int8() -> bool {
     std::env::args().any(|a| a == "int8")
+}
+
+fn is_even() -> bool {
+    std::env::args().any(|a| a == "even")
 }
 
 fn is_cached() -> bool {
@@ -128,7 +132,12 @@ fn experts(isa: Isa, compute: ComputeType, ceiling: Ceilings) {
         let logits: Vec<_> = (0..32)
             .map(|seed| {
                 let logits = random_bytes(n * num_experts, 77 + seed);
-                let logits: Vec<f32> = logits.iter().map(|b| f32::from(*b)).collect();
+                let mut logits: Vec<f32> = logits.iter().map(|b| f32::from(*b)).collect();
+                if is_even() {
+                    for (t, logits) in logits.chunks_mut(num_experts).enumerate() {
+                        (0..top_k).for_each(|k| logits[(t * top_k + k) % num_experts] += 1000.0);
+                    }
+                }
                 let touched = touched_experts(&logits, num_experts, top_k);
                 (Tensor::from_vec(logits, (n, num_experts), &Device::Cpu).unwrap(), touched)
             })
@@ -262,32 +271,6 @@ fn processor_time() -> f64 {
 }
 
 /// Bytes per second of plain sums over memory by all threads, best of several pieces of 64 MiB.
-fn read_ceiling() -> f64 {
-    let data = random_bytes(1 << 30, 3);
-    let piece = 64 << 20;
-    let words: Vec<&[u8]> = data.chunks(piece / num_threads()).collect();
-    let time = best(|i| {
-        let start = i * num_threads() % (words.len() - num_threads() + 1);
-        std::thread::scope(|scope| {
-            for words in &words[start + 1..start + num_threads()] {
-                scope.spawn(|| black_box(sum(words)));
-            }
-            black_box(sum(words[start]));
-        });
-    });
-    piece as f64 / time
-}
-
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 32];
-    for chunk in bytes.chunks_exact(256) {
-        for (sum, word) in sums.iter_mut().zip(chunk.chunks_exact(8)) {
-            *sum ^= u64::from_le_bytes(word.try_into().unwrap());
-        }
-    }
-    sums.iter().fold(0, |a, b| a ^ b)
-}
-
 fn random_bytes(count: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(count + 8);

@@ -41,7 +41,7 @@ impl CpuLinear {
         let shared = SharedSlice::new(&mut y);
         let packed = self.matmul.pack(weight, x, 0..num_tokens);
         let threads = threads_for(weight.rows * weight.cols * num_tokens.div_ceil(8));
-        let step = self.matmul.rows_per_task(num_tokens);
+        let step = self.matmul.rows_per_task(weight, weight.rows, num_tokens);
         for_each_task(weight.rows.div_ceil(step), threads, |task| {
             let first = task * step;
             let rows = first..(first + step).min(weight.rows);

@@ -29,7 +29,7 @@ mod transpose;
 use std::ops::Range;
 
 use crate::weight::{Format, MatrixView};
-use crate::{ComputeType, Isa};
+use crate::{ComputeType, Isa, num_threads};
 
 use f32_pack::F32Rows;
 
@@ -55,14 +55,19 @@ pub(crate) enum PackedActivations {
 }
 
 impl Matmul {
-    /// Weight rows that one task of an op multiplies; even, and whole passes of every path.
-    pub(crate) fn rows_per_task(self, num_tokens: usize) -> usize {
-        match num_tokens {
-            // With tiles each task reads all activations at once, so with many tokens it takes more rows.
-            257.. if self.isa == Isa::Amx => 256,
-            129.. if self.isa == Isa::Amx => 128,
-            _ => 64,
-        }
+    /// Weight rows that one task of an op multiplies, of `num_rows` that matrices in the format of `weight` have
+    /// together; even, and whole passes of every path.
+    pub(crate) fn rows_per_task(self, weight: MatrixView<'_>, num_rows: usize, num_tokens: usize) -> usize {
+        /// What every path is content with.
+        const LEAST: usize = 64;
+        /// Tasks per thread, so that the last ones end at about the same time.
+        const TASKS: usize = 8;
+        // With tiles each task reads all activations at once, so with many tokens it takes more rows; and so it does of
+        // MXFP4, whose rows are read at some distance from each other.
+        let spreads = matches!(weight.format, Format::Mxfp4 { .. });
+        let most = if self.uses_tiles(weight.format) && (num_tokens > 128 || spreads) { 256 } else { LEAST };
+        let fair = num_rows / (TASKS * num_threads());
+        if fair < most { (fair / LEAST * LEAST).max(LEAST) } else { most }
     }
 
     /// Packs the rows of `x` (`[_, weight.cols]`) that `rows` names, for products with matrices in the

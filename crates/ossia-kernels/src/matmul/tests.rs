@@ -130,7 +130,7 @@ fn agrees_with_f64_at_edges_of_tiles() {
 #[test]
 fn agrees_with_f64_past_the_chunks_of_wide_products() {
     let rng = &mut StdRng::seed_from_u64(2);
-    for (rows, cols, num_tokens) in [(33, 640, 70), (16, 32, 530), (5, 1000, 513)] {
+    for (rows, cols, num_tokens) in [(33, 640, 70), (16, 32, 530), (5, 1000, 513), (410, 224, 9)] {
         let x = random_tokens(num_tokens, cols, rng);
         for weight in random_weights(rows, cols, rng) {
             for_each_path(|matmul| check_against_f64(matmul, &weight, &x, num_tokens));
@@ -215,6 +215,32 @@ fn scales_at_both_ends() {
         let subnormal = if tiles { 0.0 } else { 32.0 * 2f32.powi(-27) };
         assert_eq!(sum(2, 0, 2f32.powi(100)), subnormal, "{matmul:?}");
     });
+}
+
+#[test]
+fn an_odd_scale_changes_its_row_and_no_other_bit() {
+    let rng = &mut StdRng::seed_from_u64(6);
+    let (rows, cols) = (300, 224);
+    for num_tokens in [1, 20, 70] {
+        let x = random_tokens(num_tokens, cols, rng);
+        let clean = Weight::random("mxfp4", rows, cols, rng);
+        // NaN, the smallest scale, and one with which some values are infinite.
+        for (row, scale) in [(137, 255), (0, 0), (299, 253)] {
+            let mut odd = Weight { bytes: clean.bytes.clone(), scales: clean.scales.clone(), ..clean };
+            odd.scales[row * cols / 32 + 3] = scale;
+            for_each_path(|matmul| {
+                let expected = run(matmul, clean.view(), &x, 0..num_tokens);
+                let found = run(matmul, odd.view(), &x, 0..num_tokens);
+                for (expected, found) in expected.chunks(rows).zip(found.chunks(rows)) {
+                    assert!(same_bits(&expected[..row], &found[..row]), "{matmul:?} {scale}");
+                    assert!(same_bits(&expected[row + 1..], &found[row + 1..]), "{matmul:?} {scale}");
+                    assert_ne!(expected[row].to_bits(), found[row].to_bits(), "{matmul:?} {scale}");
+                    // With 253 it depends on whether a path multiplies before it adds.
+                    assert!(scale == 253 || found[row].is_finite() == (scale == 0), "{matmul:?} {scale}");
+                }
+            });
+        }
+    }
 }
 
 #[test]

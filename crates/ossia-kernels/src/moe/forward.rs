@@ -86,7 +86,9 @@ impl CpuExperts {
         done: impl Fn(usize, usize, usize, &[f32]) + Sync,
     ) {
         let visits = routes.visits();
-        let step = self.matmul.rows_per_task(routes.num_slots() / visits.len().max(1));
+        let num_rows = visits.len() * weights.rows();
+        let tokens_per_visit = routes.num_slots() / visits.len().max(1);
+        let step = self.matmul.rows_per_task(weights.expert(0), num_rows, tokens_per_visit);
         let tasks_per_visit = weights.rows().div_ceil(step);
         let cost = visits.iter().map(|v| v.slots.len().div_ceil(8)).sum::<usize>();
         let threads = threads_for(cost * weights.rows() * weights.cols());
@@ -117,9 +119,14 @@ impl CpuExperts {
             for token in first..(first + TOKENS_PER_TASK).min(num_tokens) {
                 // SAFETY: each token has its own row.
                 let y = unsafe { shared.range(token * hidden..(token + 1) * hidden) };
-                for (slot, weight) in routes.of_token(token) {
+                for (nth, (slot, weight)) in routes.of_token(token).enumerate() {
                     let out = &outputs[slot * hidden..(slot + 1) * hidden];
-                    y.iter_mut().zip(out).for_each(|(y, v)| *y += weight * v);
+                    // Fresh pages are written before they are read: a page that was read first is mapped twice, the
+                    // second time with an interrupt to all cores.
+                    match nth {
+                        0 => y.iter_mut().zip(out).for_each(|(y, v)| *y = weight * v),
+                        _ => y.iter_mut().zip(out).for_each(|(y, v)| *y += weight * v),
+                    }
                 }
             }
         });

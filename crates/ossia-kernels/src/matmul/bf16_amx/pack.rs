@@ -2,17 +2,17 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, GROUP};
+use super::{BLOCK, GROUP, PARTS, SIDE};
 use crate::cpu::{Scratch, SharedSlice, for_each_task, threads_for};
 use crate::matmul::transpose::transpose_16x16;
 use crate::weight::Format;
 
-/// Activations as tiles: groups of up to 16 tokens, in each group blocks of 32 values, in each block 16
-/// rows (pairs of values) of `width` tokens. One group of fewer than 16 tokens is as wide as it has
-/// tokens; otherwise all are 16 wide and the last is padded with zeros.
+/// Activations as tiles of up to 16 tokens: `[tiles of tokens, blocks of k, 16 pairs of values, width]`. One tile of
+/// fewer than 16 tokens is as wide as it has tokens; otherwise all are 16 wide and the last is padded with zeros. So
+/// are values past the last column, up to a whole group.
 pub(crate) struct TiledRows {
     num_tokens: usize,
-    num_blocks: usize,
+    num_groups: usize,
     width: usize,
     /// Pairs of bf16.
     pairs: Scratch,
@@ -30,19 +30,24 @@ impl TiledRows {
         rows: impl ExactSizeIterator<Item = &'a [f32]>,
     ) -> Self {
         let rows: Vec<&[f32]> = rows.collect();
-        let (num_tokens, num_blocks) = (rows.len(), cols.div_ceil(BLOCK));
-        let width = num_tokens.min(GROUP);
-        let group_len = num_blocks * GROUP * width;
-        let mut pairs = Scratch::new(num_tokens.div_ceil(GROUP) * group_len);
+        let (num_tokens, num_groups) = (rows.len(), cols.div_ceil(GROUP));
+        let width = num_tokens.min(SIDE);
+        let tile_len = num_groups * PARTS * SIDE * width;
+        let mut pairs = Scratch::new(num_tokens.div_ceil(SIDE) * tile_len);
         let shared = SharedSlice::new(&mut pairs);
-        for_each_task(num_tokens.div_ceil(GROUP), threads_for(num_tokens * cols), |group| {
-            let rows = &rows[group * GROUP..num_tokens.min((group + 1) * GROUP)];
-            // SAFETY: each group has its own part; the caller has AVX-512.
+        let in_words = matches!(format, Format::Mxfp4 { .. });
+        for_each_task(num_tokens.div_ceil(SIDE), threads_for(num_tokens * cols), |tile| {
+            let rows = &rows[tile * SIDE..num_tokens.min((tile + 1) * SIDE)];
+            // SAFETY: each tile of tokens has its own part; the caller has AVX-512.
             unsafe {
-                pack_group(rows, order_of(format), shared.range(group * group_len..(group + 1) * group_len))
+                let tiles = shared.range(tile * tile_len..(tile + 1) * tile_len);
+                match in_words {
+                    true => pack_tile::<true>(rows, width, tiles),
+                    false => pack_tile::<false>(rows, width, tiles),
+                }
             };
         });
-        Self { num_tokens, num_blocks, width, pairs }
+        Self { num_tokens, num_groups, width, pairs }
     }
 
     /// Number of tokens.
@@ -50,17 +55,17 @@ impl TiledRows {
         self.num_tokens
     }
 
-    /// Blocks of 32 values per token.
-    pub(super) fn num_blocks(&self) -> usize {
-        self.num_blocks
-    }
-
-    /// Groups of up to 16 tokens.
+    /// Groups of values per token.
     pub(super) fn num_groups(&self) -> usize {
-        self.num_tokens.div_ceil(GROUP)
+        self.num_groups
     }
 
-    /// Tokens in each group, padding included.
+    /// Tiles of up to 16 tokens.
+    pub(super) fn num_tiles(&self) -> usize {
+        self.num_tokens.div_ceil(SIDE)
+    }
+
+    /// Tokens in each tile, padding included.
     pub(super) fn width(&self) -> usize {
         self.width
     }
@@ -72,53 +77,70 @@ impl TiledRows {
 
     /// Bytes from one block to the next.
     pub(super) fn step(&self) -> usize {
-        64 * self.width
+        self.stride() * SIDE
     }
 
-    /// The tile of a group and block.
-    pub(super) fn tile(&self, group: usize, block: usize) -> *const u8 {
-        let at = (group * self.num_blocks + block) * GROUP * self.width;
+    /// Block `block` of tile `tile` of tokens.
+    pub(super) fn tile(&self, tile: usize, block: usize) -> *const u8 {
+        let at = (tile * self.num_groups * PARTS + block) * SIDE * self.width;
         self.pairs[at..].as_ptr().cast()
     }
 }
 
-/// Which value of a block each position of a tile holds.
-/// MXFP4 tiles hold the first nibbles of all 16-bit words, then the second ones, and so on.
-fn order_of(format: Format<'_>) -> [u16; BLOCK] {
-    match format {
-        Format::Mxfp4 { .. } => std::array::from_fn(|p| (4 * (p % 8) + p / 8) as u16),
-        _ => std::array::from_fn(|p| p as u16),
-    }
-}
-
-/// Writes the tiles of up to 16 rows.
+/// Writes the tiles of up to 16 rows. `IN_WORDS`: as MXFP4 has them, tile `s` of a group the values `4 * i + s`; else
+/// block by block.
 ///
 /// # Safety
 /// AVX-512 F and BW.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pack_group(rows: &[&[f32]], order: [u16; BLOCK], tiles: &mut [f32]) {
-    // SAFETY: 64 readable bytes.
-    let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
-    let width = tiles.len() / rows[0].len().div_ceil(BLOCK).max(1) / GROUP;
-    for (block, tile) in tiles.chunks_exact_mut((GROUP * width).max(1)).enumerate() {
-        if width == 1 {
-            let values = round_block(rows[0], block, order);
-            // SAFETY: a tile that is one token wide has 64 bytes.
-            unsafe { _mm512_storeu_si512(tile.as_mut_ptr().cast(), values) };
-            continue;
+unsafe fn pack_tile<const IN_WORDS: bool>(rows: &[&[f32]], width: usize, tiles: &mut [f32]) {
+    for (group, tiles) in tiles.chunks_exact_mut((PARTS * SIDE * width).max(1)).enumerate() {
+        let mut values = [[_mm512_setzero_si512(); SIDE]; PARTS];
+        for (token, row) in rows.iter().enumerate() {
+            let blocks = std::array::from_fn(|part| round_block(row, group * PARTS + part));
+            let blocks = if IN_WORDS { deal(blocks) } else { blocks };
+            for (values, block) in values.iter_mut().zip(blocks) {
+                values[token] = block;
+            }
         }
-        let mut values = [_mm512_setzero_si512(); GROUP];
-        for (values, row) in values.iter_mut().zip(rows) {
-            *values = round_block(row, block, order);
+        for (values, tile) in values.into_iter().zip(tiles.chunks_exact_mut(SIDE * width)) {
+            if width == 1 {
+                // SAFETY: a tile that is one token wide has 64 bytes.
+                unsafe { _mm512_storeu_si512(tile.as_mut_ptr().cast(), values[0]) };
+            } else {
+                write_tile(values, tile);
+            }
         }
-        write_tile(values, tile);
     }
 }
 
-/// Block `block` of `row` as 32 bf16 in the given order; what is past the end of the row is zero.
+/// Deals 128 values out to four hands: hand `s` gets the values `4 * i + s`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn round_block(row: &[f32], block: usize, order: __m512i) -> __m512i {
+fn deal([a, b, c, d]: [__m512i; PARTS]) -> [__m512i; PARTS] {
+    const EVERY_FOURTH: [u16; BLOCK] = {
+        let mut order = [0; BLOCK];
+        let mut at = 0;
+        while at < BLOCK {
+            order[at] = (4 * at % 64) as u16;
+            at += 1;
+        }
+        order
+    };
+    // SAFETY: 64 readable bytes.
+    let first = unsafe { _mm512_loadu_si512(EVERY_FOURTH.as_ptr().cast()) };
+    std::array::from_fn(|hand| {
+        let order = _mm512_add_epi16(first, _mm512_set1_epi16(hand as i16));
+        let ab = _mm512_permutex2var_epi16(a, order, b);
+        let cd = _mm512_permutex2var_epi16(c, order, d);
+        _mm512_shuffle_i64x2::<0x44>(ab, cd)
+    })
+}
+
+/// Block `block` of `row` as 32 bf16; what is past the end of the row is zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn round_block(row: &[f32], block: usize) -> __m512i {
     let rest = row.get(block * BLOCK..).unwrap_or(&[]);
     let mask = 1u64.checked_shl(rest.len() as u32).map_or(u32::MAX, |bit| (bit - 1) as u32);
     // SAFETY: the masks keep both loads within the row.
@@ -128,9 +150,7 @@ fn round_block(row: &[f32], block: usize, order: __m512i) -> __m512i {
             _mm512_maskz_loadu_ps((mask >> 16) as u16, rest.as_ptr().wrapping_add(16)),
         )
     };
-    let words = _mm512_castsi256_si512(round(lo));
-    let words = _mm512_inserti64x4::<1>(words, round(hi));
-    _mm512_permutexvar_epi16(order, words)
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(round(lo)), round(hi))
 }
 
 /// f32 to bf16, ties to even; NaN stays NaN.
@@ -149,8 +169,8 @@ fn round(v: __m512) -> __m256i {
 /// Writes the values of 16 tokens as the 16 rows of a tile; tokens past its width are left out.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn write_tile(tokens: [__m512i; GROUP], tile: &mut [f32]) {
-    let width = tile.len() / GROUP;
+fn write_tile(tokens: [__m512i; SIDE], tile: &mut [f32]) {
+    let width = tile.len() / SIDE;
     let mask = ((1u32 << width) - 1) as u16;
     for (row, pairs) in tile.chunks_exact_mut(width).zip(transpose_16x16(tokens)) {
         // SAFETY: the mask keeps the store to the `width` pairs of the row.

@@ -1,43 +1,80 @@
 //! Weights as bf16 tiles in a buffer that stays in the first-level cache.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{BLOCK, GROUP};
-use crate::cpu::amx::TILE_ROW_BYTES;
+use super::{BLOCK, GROUP, PARTS, SIDE};
+use crate::cpu::amx::{TILE_BYTES, TILE_ROW_BYTES};
 use crate::matmul::transpose::transpose_16x16;
 use crate::mxfp4::tables;
 
-/// A weight matrix that can be laid out as tiles of 16 rows x 32 values.
+/// Up to 16 rows of a matrix, the rows of a tile: `first`, `first + spacing` and so on, `count` of them.
+#[derive(Clone, Copy)]
+pub(super) struct TileRows {
+    pub(super) first: usize,
+    pub(super) spacing: usize,
+    pub(super) count: usize,
+}
+
+impl TileRows {
+    /// `count` rows that follow each other.
+    pub(super) fn adjacent(first: usize, count: usize) -> Self {
+        Self { first, spacing: 1, count }
+    }
+}
+
+/// A weight matrix that can be laid out as tiles of 16 rows x 32 values, four to a group.
 pub(super) trait Source: Copy {
-    /// Writes block `block` of rows `row .. row + num_rows` to the tile at `to`. `num_rows` is at most 16;
-    /// whatever lies past the rows or columns of the matrix is written as zero.
+    /// Whether rows should lie apart, where there is a choice.
+    const IS_SPREAD: bool;
+
+    /// Itself, after a look at the rows that are about to be taken.
     ///
     /// # Safety
-    /// AVX-512 F, BW, DQ, VL; rows and block in range; `to` is a tile, on a cache line.
-    unsafe fn stage(self, row: usize, num_rows: usize, block: usize, to: *mut u8);
+    /// AVX-512 F and BW; rows in range.
+    unsafe fn at_rows(self, row: usize, num_rows: usize) -> Self;
+
+    /// Stages group `group` of the rows as four tiles from `to` on. What lies past the rows or columns is written as
+    /// zero.
+    ///
+    /// # Safety
+    /// AVX-512 F, BW, DQ, VL; rows and group in range; the rows adjacent unless the source is spread; `to` has four
+    /// tiles, on a cache line.
+    unsafe fn stage(self, rows: TileRows, group: usize, to: *mut u8);
+
+    /// Part `part` of four of staging a whole group of 16 rows.
+    ///
+    /// # Safety
+    /// As [`Source::stage`]; the group is among the [`Source::num_whole_groups`] and all 16 rows are there.
+    unsafe fn stage_part(self, rows: TileRows, group: usize, part: usize, to: *mut u8);
 
     /// Where the tiles of rows from `row` on lie, if the matrix as stored is a run of tiles: their first
-    /// byte and the bytes from one row to the next. Only whole blocks of 16 rows may be read there.
+    /// byte and the bytes from one row to the next. Only whole groups of whole tiles may be read there.
     fn direct(self, row: usize) -> Option<(*const u8, usize)>;
 
-    /// Blocks that lie wholly within the columns.
-    fn num_whole_blocks(self) -> usize;
+    /// Groups that lie wholly within the columns, and that [`Source::stage_part`] can take.
+    fn num_whole_groups(self) -> usize;
 
     /// Asks the cache for a share of the rows from `row` on, if there are so many: as many bytes as they
     /// have in one block, so that asking with each block gets all, in the order in which they lie.
     fn prefetch_share(self, row: usize, num_rows: usize, block: usize);
 
-    /// Asks the cache for one block of the rows, if there is such a block.
-    fn prefetch_block(self, row: usize, num_rows: usize, block: usize);
+    /// Asks the first-level cache for what [`Source::stage_part`] will read some groups later.
+    fn prefetch_part(self, rows: TileRows, group: usize, part: usize);
 }
 
 /// MXFP4 in checkpoint layout.
+///
+/// A group of a row is 32 words of four codes each: tile `s` has the codes `s` of all words, so that one shift and one
+/// look-up make a row of a tile (see [`decode`]).
 #[derive(Clone, Copy)]
 pub(super) struct Mxfp4 {
     blocks: *const u8,
     scales: *const u8,
     num_blocks: usize,
     num_rows: usize,
+    /// Whether [`decode`] takes every scale of the pass.
+    is_plain: bool,
 }
 
 impl Mxfp4 {
@@ -49,48 +86,159 @@ impl Mxfp4 {
             scales: scales.as_ptr(),
             num_blocks,
             num_rows: scales.len() / num_blocks.max(1),
+            is_plain: false,
         }
     }
 }
 
+/// Rows of MXFP4 that a part of staging a group takes.
+const ROWS_PER_PART: usize = SIDE / PARTS;
+
+/// How many groups, a cache line each, a row of MXFP4 is asked for ahead.
+const GROUPS_AHEAD: usize = 8;
+
+/// The largest scale that [`decode`] takes; the smallest is 1.
+const MAX_SCALE: u8 = 252;
+
+/// Values of the largest scale by code, twice; zeros are negative.
+static VALUES: tables::Aligned<[u16; 32]> = {
+    let mut values = tables::BF16.0[MAX_SCALE as usize];
+    let mut at = 0;
+    while at < 32 {
+        if values[at] & 0x7fff == 0 {
+            values[at] = 0x8000;
+        }
+        at += 1;
+    }
+    tables::Aligned(values)
+};
+
+/// One row of a group as rows of four tiles: words of codes and, in each four bytes, the scales of its blocks.
+///
+/// Values are looked up as if their scale were the largest for which none is infinite, and what the true scale is
+/// less is taken from the exponent. Zero is looked up as the most negative 16-bit integer, which is bf16's negative
+/// zero, and the subtraction saturates: zero stays zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn decode(codes: __m512i, scales: __m512i) -> [__m512i; PARTS] {
+    // SAFETY: 32 values of 16 bits, on a cache line.
+    let values = unsafe { _mm512_load_si512(VALUES.0.as_ptr().cast()) };
+    // The scale of each quarter as the upper byte of its words.
+    let spread = _mm512_set_epi64(
+        0x0380_0380_0380_0380,
+        0x0380_0380_0380_0380,
+        0x0280_0280_0280_0280,
+        0x0280_0280_0280_0280,
+        0x0180_0180_0180_0180,
+        0x0180_0180_0180_0180,
+        0x0080_0080_0080_0080,
+        0x0080_0080_0080_0080,
+    );
+    let scales = _mm512_shuffle_epi8(scales, spread);
+    let largest = _mm512_set1_epi16(i16::from(MAX_SCALE) << 7);
+    let differences = _mm512_sub_epi16(_mm512_srli_epi16::<1>(scales), largest);
+    words(codes).map(|codes| _mm512_adds_epi16(_mm512_permutexvar_epi16(codes, values), differences))
+}
+
+/// As [`decode`] with any scales, `count` of them: each block by the table of its own.
+///
+/// # Safety
+/// AVX-512 F and BW; the scales are there.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn decode_by_tables(codes: __m512i, scales: *const u8, count: usize) -> [__m512i; PARTS] {
+    let mut tiles = [_mm512_setzero_si512(); PARTS];
+    for block in 0..count {
+        // SAFETY: the scale is there; the tables have a row for every byte.
+        let table = unsafe {
+            let scale = usize::from(*scales.add(block));
+            _mm512_load_si512(tables::BF16.0[scale].as_ptr().cast())
+        };
+        for (tile, codes) in tiles.iter_mut().zip(words(codes)) {
+            *tile = _mm512_mask_permutexvar_epi16(*tile, 0xff << (8 * block), codes, table);
+        }
+    }
+    tiles
+}
+
+/// The words with their first, second, third and fourth code in the low bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn words(codes: __m512i) -> [__m512i; PARTS] {
+    [codes, _mm512_srli_epi16::<4>(codes), _mm512_srli_epi16::<8>(codes), _mm512_srli_epi16::<12>(codes)]
+}
+
+/// Writes a row of each of four tiles.
+///
+/// # Safety
+/// AVX-512 F; `to` is the row's place in the first tile, on a cache line.
+#[inline(always)]
+unsafe fn store_row(tiles: [__m512i; PARTS], to: *mut u8) {
+    for (part, values) in tiles.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_store_si512(to.add(part * TILE_BYTES).cast(), values) };
+    }
+}
+
 impl Source for Mxfp4 {
-    /// Four 16-bit codes per word: the block repeats four times through the register, each time shifted
-    /// by one code more, and one permutation of the scale's table turns all 32 codes into bf16.
+    const IS_SPREAD: bool = true;
+
     #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn at_rows(mut self, row: usize, num_rows: usize) -> Self {
+        let len = num_rows * self.num_blocks;
+        let scales = self.scales.wrapping_add(row * self.num_blocks);
+        let mut largest = _mm512_setzero_si512();
+        for at in (0..len).step_by(64) {
+            let mask = u64::MAX >> (64 - (len - at).min(64));
+            // SAFETY: the mask keeps to the scales of the rows.
+            let scales = unsafe { _mm512_maskz_loadu_epi8(mask, scales.add(at).cast()) };
+            // One less: 0 becomes the largest.
+            let scales = _mm512_maskz_sub_epi8(mask, scales, _mm512_set1_epi8(1));
+            largest = _mm512_max_epu8(largest, scales);
+        }
+        let bound = _mm512_set1_epi8((MAX_SCALE - 1).cast_signed());
+        self.is_plain = _mm512_cmpgt_epu8_mask(largest, bound) == 0;
+        self
+    }
+
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn stage(self, row: usize, num_rows: usize, block: usize, to: *mut u8) {
-        // SAFETY: block `at` is 16 bytes at 16 * at with its scale at `at`; the table has a row for every
-        // byte; `to` has 16 rows of 64 bytes, on cache lines.
-        unsafe {
-            let shifts = _mm512_set_epi64(
-                0x000c_000c_000c_000c,
-                0x000c_000c_000c_000c,
-                0x0008_0008_0008_0008,
-                0x0008_0008_0008_0008,
-                0x0004_0004_0004_0004,
-                0x0004_0004_0004_0004,
-                0,
-                0,
-            );
-            let first = row * self.num_blocks + block;
-            let stage_row = |r: usize| {
-                let at = first + r * self.num_blocks;
-                let words = _mm_loadu_si128(self.blocks.add(16 * at).cast());
-                let table = &tables::BF16.0[usize::from(*self.scales.add(at))];
-                let codes = _mm512_srlv_epi16(_mm512_broadcast_i32x4(words), shifts);
-                let values = _mm512_permutexvar_epi16(codes, _mm512_load_si512(table.as_ptr().cast()));
-                _mm512_store_si512(to.add(r * TILE_ROW_BYTES).cast(), values);
-            };
-            if num_rows == GROUP {
-                for r in (0..GROUP).step_by(4) {
-                    stage_row(r);
-                    stage_row(r + 1);
-                    stage_row(r + 2);
-                    stage_row(r + 3);
+    unsafe fn stage(self, rows: TileRows, group: usize, to: *mut u8) {
+        let count = PARTS.min(self.num_blocks - group * PARTS);
+        for r in 0..SIDE {
+            // SAFETY: block `at` is 16 bytes at 16 * at with its scale at `at`, `count` of them are in the group; `to`
+            // has 16 rows of 64 bytes in each tile, on cache lines.
+            unsafe {
+                let to = to.add(r * TILE_ROW_BYTES);
+                if r >= rows.count {
+                    store_row([_mm512_setzero_si512(); PARTS], to);
+                    continue;
                 }
-            } else {
-                (0..num_rows).for_each(stage_row);
-                zero_rows(num_rows, to);
+                let at = (rows.first + r * rows.spacing) * self.num_blocks + group * PARTS;
+                let mask = u64::MAX >> (64 - 16 * count);
+                let codes = _mm512_maskz_loadu_epi8(mask, self.blocks.add(16 * at).cast());
+                if self.is_plain {
+                    let scales = _mm_maskz_loadu_epi8((1 << count) - 1, self.scales.add(at).cast());
+                    store_row(decode(codes, _mm512_broadcastd_epi32(scales)), to);
+                } else {
+                    store_row(decode_by_tables(codes, self.scales.add(at), count), to);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn stage_part(self, rows: TileRows, group: usize, part: usize, to: *mut u8) {
+        let at = (rows.first + part * ROWS_PER_PART * rows.spacing) * self.num_blocks + group * PARTS;
+        let stride = rows.spacing * self.num_blocks;
+        let codes = opaque(self.blocks.wrapping_add(16 * at));
+        let scales = opaque(self.scales.wrapping_add(at));
+        let to = to.wrapping_add(part * ROWS_PER_PART * TILE_ROW_BYTES);
+        for r in 0..ROWS_PER_PART {
+            // SAFETY: four blocks are 64 bytes with four bytes of scales; `to` has 16 rows of 64 bytes in each tile.
+            unsafe {
+                let codes = _mm512_loadu_si512(codes.add(r * 16 * stride).cast());
+                let scales = broadcast(scales.add(r * stride));
+                store_row(decode(codes, scales), to.add(r * TILE_ROW_BYTES));
             }
         }
     }
@@ -99,8 +247,8 @@ impl Source for Mxfp4 {
         None
     }
 
-    fn num_whole_blocks(self) -> usize {
-        self.num_blocks
+    fn num_whole_groups(self) -> usize {
+        if self.is_plain { self.num_blocks / PARTS } else { 0 }
     }
 
     #[inline(always)]
@@ -112,17 +260,17 @@ impl Source for Mxfp4 {
         }
     }
 
-    /// A cache line holds four blocks, so every fourth block asks.
     #[inline(always)]
-    fn prefetch_block(self, row: usize, num_rows: usize, block: usize) {
-        if block < self.num_blocks && block.is_multiple_of(4) {
-            let first = self.blocks.wrapping_add(16 * (row * self.num_blocks + block));
-            prefetch_rows(first, 16 * self.num_blocks, num_rows);
+    fn prefetch_part(self, rows: TileRows, group: usize, part: usize) {
+        for r in part * ROWS_PER_PART..(part + 1) * ROWS_PER_PART {
+            let at = (rows.first + r * rows.spacing) * self.num_blocks + (group + GROUPS_AHEAD) * PARTS;
+            // SAFETY: a prefetch may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.blocks.wrapping_add(16 * at).cast()) };
         }
     }
 }
 
-/// bf16, one row after the other.
+/// bf16, one row after the other. Tile `s` of a group is its block `s`.
 #[derive(Clone, Copy)]
 pub(super) struct RowMajor {
     values: *const u8,
@@ -138,27 +286,39 @@ impl RowMajor {
 }
 
 impl Source for RowMajor {
-    #[inline]
+    const IS_SPREAD: bool = false;
+
+    #[inline(always)]
+    unsafe fn at_rows(self, _row: usize, _num_rows: usize) -> Self {
+        self
+    }
+
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn stage(self, row: usize, num_rows: usize, block: usize, to: *mut u8) {
-        let mask = block_mask(self.cols, block);
-        // SAFETY: the mask keeps each load within its row; `to` has 16 rows of 64 bytes.
-        unsafe {
-            for r in 0..num_rows {
-                let at = self.values.wrapping_add(2 * ((row + r) * self.cols + block * BLOCK));
-                let values = _mm512_maskz_loadu_epi16(mask, at.cast());
-                _mm512_store_si512(to.add(r * TILE_ROW_BYTES).cast(), values);
+    unsafe fn stage(self, rows: TileRows, group: usize, to: *mut u8) {
+        for part in 0..PARTS {
+            let col = group * GROUP + part * BLOCK;
+            for r in 0..SIDE {
+                let mask = if r < rows.count { block_mask(self.cols, col) } else { 0 };
+                let at = self.values.wrapping_add(2 * ((rows.first + r) * self.cols + col));
+                // SAFETY: the mask keeps the load within its row; a tile has 16 rows of 64 bytes.
+                unsafe {
+                    let values = _mm512_maskz_loadu_epi16(mask, at.cast());
+                    _mm512_store_si512(to.add(part * TILE_BYTES + r * TILE_ROW_BYTES).cast(), values);
+                }
             }
-            zero_rows(num_rows, to);
         }
     }
+
+    /// Not called: whole groups are read where they lie.
+    #[inline(always)]
+    unsafe fn stage_part(self, _rows: TileRows, _group: usize, _part: usize, _to: *mut u8) {}
 
     fn direct(self, row: usize) -> Option<(*const u8, usize)> {
         Some((self.values.wrapping_add(2 * row * self.cols), 2 * self.cols))
     }
 
-    fn num_whole_blocks(self) -> usize {
-        self.cols / BLOCK
+    fn num_whole_groups(self) -> usize {
+        self.cols / GROUP
     }
 
     #[inline(always)]
@@ -169,16 +329,10 @@ impl Source for RowMajor {
         }
     }
 
-    #[inline(always)]
-    fn prefetch_block(self, row: usize, num_rows: usize, block: usize) {
-        if block * BLOCK < self.cols {
-            let first = self.values.wrapping_add(2 * (row * self.cols + block * BLOCK));
-            prefetch_rows(first, 2 * self.cols, num_rows);
-        }
-    }
+    fn prefetch_part(self, _rows: TileRows, _group: usize, _part: usize) {}
 }
 
-/// bf16, one column after the other.
+/// bf16, one column after the other. Tile `s` of a group is its block `s`.
 #[derive(Clone, Copy)]
 pub(super) struct Transposed {
     values: *const u8,
@@ -206,17 +360,19 @@ impl Transposed {
     }
 }
 
-impl Source for Transposed {
-    #[inline]
+impl Transposed {
+    /// One tile: 32 columns from `col` on.
+    ///
+    /// # Safety
+    /// As [`Source::stage`]; `to` is a tile.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn stage(self, row: usize, num_rows: usize, block: usize, to: *mut u8) {
-        // SAFETY: rows are in range by the caller, columns are checked; `to` has 16 rows of 64 bytes.
+    unsafe fn stage_block(self, rows: TileRows, col: usize, to: *mut u8) {
+        // SAFETY: rows are in range by the caller, columns are checked; a tile has 16 rows of 64 bytes.
         unsafe {
             let mut pairs = [_mm512_setzero_si512(); 16];
             for (p, pair) in pairs.iter_mut().enumerate() {
-                let col = block * BLOCK + 2 * p;
-                let even = self.column(row, num_rows, col);
-                let odd = self.column(row, num_rows, col + 1);
+                let even = self.column(rows.first, rows.count, col + 2 * p);
+                let odd = self.column(rows.first, rows.count, col + 2 * p + 1);
                 *pair = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
             }
             for (r, values) in transpose_16x16(pairs).into_iter().enumerate() {
@@ -224,37 +380,79 @@ impl Source for Transposed {
             }
         }
     }
+}
+
+impl Source for Transposed {
+    const IS_SPREAD: bool = false;
+
+    #[inline(always)]
+    unsafe fn at_rows(self, _row: usize, _num_rows: usize) -> Self {
+        self
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn stage(self, rows: TileRows, group: usize, to: *mut u8) {
+        for part in 0..PARTS {
+            // SAFETY: the caller's promise.
+            unsafe { self.stage_block(rows, group * GROUP + part * BLOCK, to.add(part * TILE_BYTES)) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn stage_part(self, rows: TileRows, group: usize, part: usize, to: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.stage_block(rows, group * GROUP + part * BLOCK, to.add(part * TILE_BYTES)) };
+    }
 
     fn direct(self, _row: usize) -> Option<(*const u8, usize)> {
         None
     }
 
-    fn num_whole_blocks(self) -> usize {
-        self.cols / BLOCK
+    fn num_whole_groups(self) -> usize {
+        self.cols / GROUP
     }
 
     fn prefetch_share(self, _row: usize, _num_rows: usize, _block: usize) {}
 
-    fn prefetch_block(self, _row: usize, _num_rows: usize, _block: usize) {}
+    fn prefetch_part(self, _rows: TileRows, _group: usize, _part: usize) {}
 }
 
-/// The values of block `block` that lie within `cols` columns.
+/// Which of the 32 values from column `col` on lie within `cols` columns.
 #[inline(always)]
-fn block_mask(cols: usize, block: usize) -> u32 {
-    match cols - block * BLOCK {
+fn block_mask(cols: usize, col: usize) -> u32 {
+    match cols.saturating_sub(col) {
         len if len < BLOCK => (1 << len) - 1,
         _ => u32::MAX,
     }
 }
 
-/// # Safety
-/// AVX-512 F; `tile` is a tile, on a cache line.
+/// The same pointer, of which the compiler no longer knows where it came from. Left to itself it keeps one for each row
+/// and source from one round of a loop to the next: more than there are registers.
 #[inline(always)]
-unsafe fn zero_rows(from: usize, tile: *mut u8) {
-    for r in from..GROUP {
-        // SAFETY: a tile has 16 rows of 64 bytes.
-        unsafe { _mm512_store_si512(tile.add(r * TILE_ROW_BYTES).cast(), _mm512_setzero_si512()) };
+fn opaque(mut at: *const u8) -> *const u8 {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+    at
+}
+
+/// The four bytes at `at`, sixteen times. Left to itself the compiler takes a shuffle for it, on the unit that look-ups
+/// need.
+///
+/// # Safety
+/// AVX-512 F; four readable bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn broadcast(at: *const u8) -> __m512i {
+    let bytes: __m512i;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "vpbroadcastd {0}, dword ptr [{1}]",
+            out(zmm_reg) bytes, in(reg) at,
+            options(pure, readonly, nostack, preserves_flags),
+        );
     }
+    bytes
 }
 
 /// Prefetches `len` bytes.
@@ -263,14 +461,5 @@ fn prefetch_lines(first: *const u8, len: usize) {
     for at in (0..len).step_by(64) {
         // SAFETY: a prefetch may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(at).cast()) };
-    }
-}
-
-/// Prefetches a line of each of `num_rows` rows.
-#[inline(always)]
-fn prefetch_rows(first: *const u8, stride: usize, num_rows: usize) {
-    for r in 0..num_rows {
-        // SAFETY: a prefetch may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(r * stride).cast()) };
     }
 }
