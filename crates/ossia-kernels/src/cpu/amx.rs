@@ -1,4 +1,4 @@
-//! AMX: permission, tile configuration and the four instructions that the products use.
+//! AMX: permission, tile configuration and the instructions that the products use.
 //!
 //! The instructions are inline assembly because their intrinsics are not stable. A tile register lives
 //! from [`TileConfig::load`] to the drop of the guard it returns, on one thread; the compiler knows
@@ -16,9 +16,9 @@ pub(crate) const TILE_BYTES: usize = TILE_ROWS * TILE_ROW_BYTES;
 
 /// Whether tiles exist and the kernel lets this process use them. Asks for the permission on Linux.
 pub(super) fn is_usable() -> bool {
-    const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+    const AMX_BF16_TILE_INT8: u32 = 1 << 22 | 1 << 24 | 1 << 25;
     let leaf = std::arch::x86_64::__cpuid_count(7, 0);
-    leaf.edx & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE && request_permission()
+    leaf.edx & AMX_BF16_TILE_INT8 == AMX_BF16_TILE_INT8 && request_permission()
 }
 
 #[cfg(target_os = "linux")]
@@ -46,16 +46,21 @@ pub(crate) struct TileConfig {
 }
 
 impl TileConfig {
-    /// All eight tiles with 16 rows of 64 bytes, except those named, whose rows have `row_bytes` bytes.
-    pub(crate) fn with_narrow(tiles: &[usize], row_bytes: usize) -> Self {
+    /// Rows of each tile and bytes of each row.
+    pub(crate) fn new(shapes: [(usize, usize); 8]) -> Self {
         let mut config =
             Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        for tile in 0..8 {
-            let narrow = tiles.contains(&tile);
-            config.rows[tile] = TILE_ROWS as u8;
-            config.row_bytes[tile] = if narrow { row_bytes } else { TILE_ROW_BYTES } as u16;
+        for (tile, (rows, row_bytes)) in shapes.into_iter().enumerate() {
+            config.rows[tile] = rows as u8;
+            config.row_bytes[tile] = row_bytes as u16;
         }
         config
+    }
+
+    /// All eight tiles with 16 rows of 64 bytes, except those named, whose rows have `row_bytes` bytes.
+    pub(crate) fn with_narrow(tiles: &[usize], row_bytes: usize) -> Self {
+        let row_bytes = |tile| if tiles.contains(&tile) { row_bytes } else { TILE_ROW_BYTES };
+        Self::new(std::array::from_fn(|tile| (TILE_ROWS, row_bytes(tile))))
     }
 
     /// Configures the tiles of this thread until the guard is dropped.
@@ -120,4 +125,24 @@ macro_rules! tile_dot {
     };
 }
 
-pub(crate) use {tile_dot, tile_load, tile_store, tile_zero};
+/// `tmmC += tmmA (rows x signed bytes) * tmmB (bytes in fours x columns, signed)`. Needs `unsafe`: configured tiles.
+macro_rules! tile_dot_i8 {
+    ($c:literal, $a:literal, $b:literal) => {
+        core::arch::asm!(
+            concat!("tdpbssd tmm", $c, ", tmm", $a, ", tmm", $b),
+            options(nostack, preserves_flags, nomem)
+        )
+    };
+}
+
+/// As [`tile_dot_i8`] with unsigned bytes in `tmmA`.
+macro_rules! tile_dot_u8 {
+    ($c:literal, $a:literal, $b:literal) => {
+        core::arch::asm!(
+            concat!("tdpbusd tmm", $c, ", tmm", $a, ", tmm", $b),
+            options(nostack, preserves_flags, nomem)
+        )
+    };
+}
+
+pub(crate) use {tile_dot, tile_dot_i8, tile_dot_u8, tile_load, tile_store, tile_zero};

@@ -52,6 +52,9 @@ pub(crate) enum PackedActivations {
     /// Block floating point of 16 bits for VNNI.
     #[cfg(target_arch = "x86_64")]
     Int16(int16::Int16Rows),
+    /// The same for AMX.
+    #[cfg(target_arch = "x86_64")]
+    Int16Tiles(int16::Int16Tiles),
 }
 
 impl Matmul {
@@ -64,8 +67,8 @@ impl Matmul {
         const TASKS: usize = 8;
         // With tiles each task reads all activations at once, so with many tokens it takes more rows; and so it does of
         // MXFP4, whose rows are read at some distance from each other.
-        let spreads = matches!(weight.format, Format::Mxfp4 { .. });
-        let most = if self.uses_tiles(weight.format) && (num_tokens > 128 || spreads) { 256 } else { LEAST };
+        let spreads = self.uses_tiles(weight.format) && matches!(weight.format, Format::Mxfp4 { .. });
+        let most = if self.isa == Isa::Amx && num_tokens > 128 || spreads { 256 } else { LEAST };
         let fair = num_rows / (TASKS * num_threads());
         if fair < most { (fair / LEAST * LEAST).max(LEAST) } else { most }
     }
@@ -88,6 +91,11 @@ impl Matmul {
         }
         #[cfg(target_arch = "x86_64")]
         if self.uses_integers(weight.format) {
+            if self.isa == Isa::Amx && rows.len() > int16::few_tokens(weight.format) {
+                // SAFETY: AMX, which includes AVX-512 here, was detected.
+                let packed = unsafe { int16::Int16Tiles::pack(weight.cols, rows) };
+                return PackedActivations::Int16Tiles(packed);
+            }
             // SAFETY: integers are used only where VNNI, which includes AVX-512 here, was detected.
             let packed = unsafe { int16::Int16Rows::pack(weight.format, weight.cols, rows) };
             return PackedActivations::Int16(packed);
@@ -126,6 +134,12 @@ pub(crate) fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &PackedAct
         #[cfg(target_arch = "x86_64")]
         // SAFETY: integers are packed only where VNNI was detected; rows were checked above.
         PackedActivations::Int16(x) => unsafe { int16::multiply(weight, rows, x, out) },
+        #[cfg(target_arch = "x86_64")]
+        PackedActivations::Int16Tiles(x) => match weight.format {
+            // SAFETY: AMX was detected where these are packed; rows were checked above.
+            Format::Int8(weight) => unsafe { int16::multiply_tiles(weight, rows, x, out) },
+            _ => unreachable!("packed for weights of 8 bits"),
+        },
         PackedActivations::F32(x, isa) => multiply_f32(weight, rows, x, *isa, out),
     }
 }

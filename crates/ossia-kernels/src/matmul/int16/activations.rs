@@ -143,7 +143,7 @@ const fn half_steps_per_group(layout: Layout) -> usize {
 }
 
 /// The pairs of a block and half its step.
-type Quantized = ([i32; PAIRS], f32);
+pub(super) type Quantized = ([i32; PAIRS], f32);
 
 /// The exponent that a block of largest magnitude `max` is quantised with.
 fn exponent(max: f32) -> i32 {
@@ -160,7 +160,7 @@ fn pow2(exponent: i32) -> f32 {
 /// # Safety
 /// AVX-512 F, BW, DQ and VL.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn quantize(values: &[f32]) -> Quantized {
+pub(super) unsafe fn quantize(values: &[f32]) -> Quantized {
     let mask = u32::MAX >> (BLOCK - values.len());
     // SAFETY: the mask keeps the loads within `values`.
     let (a, b) = unsafe {

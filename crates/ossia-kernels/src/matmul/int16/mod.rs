@@ -10,7 +10,7 @@
 //! each step one fused multiply-add. Weights of 8 or 10 bits go the same way, their scale one f16 per block; sums past
 //! 2^24 are rounded to f32 once. Every way through this folder follows that to the bit: [`narrow`] and
 //! [`narrow_int8`] read each weight once, in registers, for a few tokens; [`wide`] unpacks 32 rows into the
-//! first-level cache, some columns at a time, for many.
+//! first-level cache, some columns at a time, for many; [`tiles`] has AMX multiply weights of 8 and 10 bits with many.
 
 mod activations;
 mod narrow;
@@ -18,6 +18,7 @@ mod narrow_int8;
 mod panel;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod wide;
 
 use std::arch::asm;
@@ -27,6 +28,8 @@ use std::ops::Range;
 use crate::weight::{Format, MatrixView};
 
 pub(crate) use activations::Int16Rows;
+pub(crate) use tiles::Int16Tiles;
+pub(super) use tiles::multiply as multiply_tiles;
 
 /// Values that share a scale.
 const BLOCK: usize = 32;
@@ -43,7 +46,7 @@ const TILE: usize = 12;
 
 /// Most tokens for which decoding weights in registers beats unpacking them. Weights of 8 bits take fewer
 /// instructions to decode.
-fn few_tokens(format: Format<'_>) -> usize {
+pub(super) fn few_tokens(format: Format<'_>) -> usize {
     if matches!(format, Format::Int8(_)) { 8 } else { 4 }
 }
 

@@ -87,15 +87,32 @@ fn check(weight: MatrixView<'_>, rng: &mut StdRng) {
             let x = Int16Rows::pack(weight.format, cols, x.chunks(cols));
             multiply(weight, 0..rows, &x, &mut out);
         }
-        for (t, x) in x.chunks(cols).enumerate() {
-            for row in 0..rows {
-                let (found, expected) = (out[t * rows + row], define(weight, row, x));
-                assert_eq!(
-                    found.to_bits(),
-                    expected.to_bits(),
-                    "{rows}x{cols}, token {t} of {num_tokens}, row {row}: {found}, should be {expected}"
-                );
+        check_bits(weight, &x, &out);
+        if let Format::Int8(view) = weight.format
+            && crate::Isa::Amx.is_available()
+        {
+            out.fill(f32::NAN);
+            // SAFETY: AMX is there, and `x` is packed for the weight.
+            unsafe {
+                let x = Int16Tiles::pack(cols, x.chunks(cols));
+                multiply_tiles(view, 0..rows, &x, &mut out);
             }
+            check_bits(weight, &x, &out);
+        }
+    }
+}
+
+/// `out` `[num_tokens, rows]` against [`define`].
+fn check_bits(weight: MatrixView<'_>, x: &[f32], out: &[f32]) {
+    let (rows, cols) = (weight.rows, weight.cols);
+    for (t, x) in x.chunks(cols).enumerate() {
+        for row in 0..rows {
+            let (found, expected) = (out[t * rows + row], define(weight, row, x));
+            assert_eq!(
+                found.to_bits(),
+                expected.to_bits(),
+                "{rows}x{cols}, token {t}, row {row}: {found}, should be {expected}"
+            );
         }
     }
 }
