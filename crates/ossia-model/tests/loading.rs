@@ -10,7 +10,8 @@ use std::path::Path;
 use common::{logits_of, parity_dir};
 use half::{bf16, f16};
 use ossia_model::{
-    Backend, ComputeType, DenseWeights, GptOss, GptOssConfig, ModelError, ModelOptions, write_checkpoint,
+    Backend, ComputeType, DenseWeights, GptOss, GptOssConfig, ModelError, ModelOptions, WeightAccess,
+    write_checkpoint,
 };
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
@@ -20,6 +21,7 @@ const OPTIONS: ModelOptions = ModelOptions {
     dense_weights: DenseWeights::AsStored,
     backend: Backend::cpu(),
     cpu_moe: 0,
+    weight_access: WeightAccess::Mapped,
 };
 const IDS: [u32; 9] = [1, 5, 9, 300, 2, 2, 411, 7, 60];
 

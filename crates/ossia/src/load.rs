@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, GptOssRunner, ModelRunner, RunnerSpec};
 use ossia_harmony::Tokenizer;
 use ossia_kernels::ComputeType;
-use ossia_model::{DenseWeights, GptOss, GptOssConfig, ModelOptions, WeightSizes};
+use ossia_model::{DenseWeights, GptOss, GptOssConfig, ModelOptions, WeightAccess, WeightSizes};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
 use crate::cli::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
@@ -185,7 +185,13 @@ impl Checkpoint {
 /// How a model is run, on a device that is now open.
 fn options(args: &ModelArgs) -> Result<ModelOptions> {
     let options = device_options(args.dtype, args.cpu_weights, args.device)?;
-    Ok(ModelOptions { cpu_moe: args.cpu_moe.unwrap_or(0), ..options })
+    ensure!(
+        options.backend.device().is_cpu() || !args.no_mmap,
+        "--no-mmap keeps weights in the machine's memory; this model runs on {} (--device)",
+        options.backend.name()
+    );
+    let weight_access = if args.no_mmap { WeightAccess::Read } else { WeightAccess::Mapped };
+    Ok(ModelOptions { cpu_moe: args.cpu_moe.unwrap_or(0), weight_access, ..options })
 }
 
 /// The same without the flags of a whole model.
@@ -206,7 +212,7 @@ pub(crate) fn device_options(dtype: Dtype, weights: CpuWeights, device: DeviceAr
         "--cpu-weights rounds weights for the CPU; this model runs on {} (--device)",
         backend.name()
     );
-    Ok(ModelOptions { compute, dense_weights, backend, cpu_moe: 0 })
+    Ok(ModelOptions { compute, dense_weights, backend, ..ModelOptions::default() })
 }
 
 /// Gives the model its KV cache.

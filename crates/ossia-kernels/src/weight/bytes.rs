@@ -44,14 +44,14 @@ impl WeightBytes {
         &all[self.range.clone()]
     }
 
-    /// Lets the system take back the memory of mapped bytes; they are read from the file again when needed.
+    /// Gives the memory of mapped bytes back to the system. Nobody should read them afterwards: those of a file are read
+    /// again, others are zero.
     pub(crate) fn release(&self) {
         #[cfg(unix)]
         if let Storage::Mapped(map) = &self.storage {
             const PAGE: usize = 4096;
             let inside = self.range.start.next_multiple_of(PAGE)..self.range.end / PAGE * PAGE;
-            // SAFETY: the map is of a file and read-only, so dropped pages come back with the same bytes. Failure
-            // leaves them where they are.
+            // SAFETY: pages of the map stay readable, and any bytes are valid. Failure leaves them where they are.
             let _ = inside.is_empty()
                 || unsafe {
                     map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, inside.start, inside.len())

@@ -20,7 +20,7 @@ use self::norm::load_norm;
 use self::residual::ResidualStream;
 use self::rotary::RotaryEmbedding;
 use crate::kv_cache::KvCache;
-use crate::weights::{Checkpoint, DummyWeights, LoadProgress, Loader, WeightSource};
+use crate::weights::{Checkpoint, DummyWeights, LoadProgress, Loader, WeightAccess, WeightSource};
 use crate::{ForwardBatch, GptOssConfig, KvMetadata, Logits, ModelError};
 
 /// How a model is run.
@@ -34,6 +34,8 @@ pub struct ModelOptions {
     pub backend: Backend,
     /// Layers, from the first on, whose experts stay in the machine's memory and are computed by the CPU.
     pub cpu_moe: usize,
+    /// How the weights of a checkpoint are come by.
+    pub weight_access: WeightAccess,
 }
 
 /// How the matrices of attention and the lm_head are kept. Experts stay as stored, the router and the embedding too.
@@ -72,11 +74,17 @@ impl ModelOptions {
 impl Default for ModelOptions {
     fn default() -> Self {
         let backend = Backend::cpu();
-        Self { compute: ComputeType::Bf16, dense_weights: DenseWeights::AsStored, backend, cpu_moe: 0 }
+        Self {
+            compute: ComputeType::Bf16,
+            dense_weights: DenseWeights::AsStored,
+            backend,
+            cpu_moe: 0,
+            weight_access: WeightAccess::Mapped,
+        }
     }
 }
 
-/// A gpt-oss model, ready to run. Weights of a checkpoint stay in its mapped files.
+/// A gpt-oss model, ready to run. Weights of a checkpoint stay in its mapped files unless the options say otherwise.
 pub struct GptOss {
     config: GptOssConfig,
     options: ModelOptions,
@@ -105,7 +113,7 @@ impl GptOss {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
         let config = GptOssConfig::from_file(&dir.join("config.json"))?;
-        Self::build(config, &Checkpoint::open(dir)?, options, progress)
+        Self::build(config, &Checkpoint::open(dir, options.weight_access)?, options, progress)
     }
 
     /// Random weights of any shape, made in memory: the same as [`crate::write_checkpoint`] writes.

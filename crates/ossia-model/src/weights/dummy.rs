@@ -7,12 +7,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use memmap2::MmapMut;
 use ossia_kernels::WeightBytes;
 use rayon::prelude::*;
 
 use super::layout::{self, Fill, TensorSpec};
-use super::{RawTensor, WeightSource};
+use super::{RawTensor, WeightSource, huge_pages};
 use crate::{GptOssConfig, ModelError};
 
 /// Bytes made by one task; a multiple of 8.
@@ -55,15 +54,10 @@ impl WeightSource for DummyWeights {
     }
 }
 
-/// Makes a whole tensor, in huge pages where the system gives them: 13 GB in small ones is 3 million faults.
+/// Makes a whole tensor.
 fn generate(spec: &TensorSpec, seed: u64) -> std::io::Result<WeightBytes> {
     let len = spec.size_bytes();
-    let mut map = MmapMut::map_anon(len)?;
-    #[cfg(target_os = "linux")]
-    if len >= CHUNK_BYTES {
-        // Only faster with it, never wrong without.
-        let _ = map.advise(memmap2::Advice::HugePage);
-    }
+    let mut map = huge_pages(len)?;
     map.par_chunks_mut(CHUNK_BYTES)
         .enumerate()
         .for_each(|(idx, chunk)| fill(spec, seed, idx * CHUNK_BYTES, chunk));

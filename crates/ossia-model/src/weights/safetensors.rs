@@ -1,14 +1,17 @@
-//! A checkpoint folder: memory-mapped safetensors files and, if there are several, their index.
+//! A checkpoint folder: safetensors files, mapped or read, and, if there are several, their index.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
 use ossia_kernels::{WeightBytes, map_file};
+use rayon::prelude::*;
 use serde_json::Value;
 
-use super::{RawTensor, WeightSource};
+use super::{RawTensor, WeightAccess, WeightSource, huge_pages};
 use crate::ModelError;
 
 const SINGLE_FILE: &str = "model.safetensors";
@@ -17,17 +20,20 @@ const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Longest header accepted: the limit of the safetensors format.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// The tensors of a checkpoint, none of them read yet.
+/// Bytes that one task reads of a file.
+const CHUNK_BYTES: usize = 8 << 20;
+
+/// The tensors of a checkpoint.
 pub(crate) struct Checkpoint {
     dir: PathBuf,
-    files: Vec<MappedFile>,
+    files: Vec<OpenFile>,
     /// File and place of each tensor.
     tensors: HashMap<String, (usize, Entry)>,
     /// What the index says: file name of each tensor. Empty without an index.
     weight_map: HashMap<String, String>,
 }
 
-struct MappedFile {
+struct OpenFile {
     path: PathBuf,
     map: Arc<Mmap>,
 }
@@ -41,11 +47,11 @@ struct Entry {
 }
 
 impl Checkpoint {
-    /// Maps all files of the checkpoint in `dir` and checks their headers.
+    /// Maps or reads all files of the checkpoint in `dir` and checks their headers.
     ///
     /// # Errors
     /// [`ModelError::Io`], [`ModelError::Json`] or [`ModelError::Checkpoint`], naming the file.
-    pub(crate) fn open(dir: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn open(dir: &Path, access: WeightAccess) -> Result<Self, ModelError> {
         let weight_map = read_index(dir)?;
         let mut names: Vec<String> = weight_map.values().cloned().collect();
         names.sort();
@@ -55,7 +61,7 @@ impl Checkpoint {
         }
         let mut checkpoint = Self { dir: dir.into(), files: Vec::new(), tensors: HashMap::new(), weight_map };
         for name in names {
-            checkpoint.add_file(dir.join(name))?;
+            checkpoint.add_file(dir.join(name), access)?;
         }
         Ok(checkpoint)
     }
@@ -65,13 +71,17 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, (_, entry))| (name.as_str(), entry.range.len() as u64))
     }
 
-    fn add_file(&mut self, path: PathBuf) -> Result<(), ModelError> {
-        let map = map_file(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
+    fn add_file(&mut self, path: PathBuf, access: WeightAccess) -> Result<(), ModelError> {
+        let map = match access {
+            WeightAccess::Mapped => map_file(&path),
+            WeightAccess::Read => read_file(&path),
+        };
+        let map = map.map_err(|source| ModelError::Io { path: path.clone(), source })?;
         let entries =
             parse_header(&map).map_err(|message| ModelError::Checkpoint { path: path.clone(), message })?;
         let idx = self.files.len();
         self.tensors.extend(entries.into_iter().map(|(name, entry)| (name, (idx, entry))));
-        self.files.push(MappedFile { path, map });
+        self.files.push(OpenFile { path, map });
         Ok(())
     }
 }
@@ -79,7 +89,7 @@ impl Checkpoint {
 impl WeightSource for Checkpoint {
     fn tensor(&self, name: &str) -> Result<Option<RawTensor>, ModelError> {
         let Some((file, entry)) = self.tensors.get(name) else { return Ok(None) };
-        let MappedFile { path, map } = &self.files[*file];
+        let OpenFile { path, map } = &self.files[*file];
         Ok(Some(RawTensor {
             dtype: entry.dtype.clone(),
             shape: entry.shape.clone(),
@@ -99,6 +109,18 @@ impl WeightSource for Checkpoint {
     fn total_bytes(&self) -> u64 {
         self.tensors.values().map(|(_, entry)| entry.range.len() as u64).sum()
     }
+}
+
+/// The whole file in memory of its own.
+fn read_file(path: &Path) -> io::Result<Arc<Mmap>> {
+    let len = usize::try_from(std::fs::metadata(path)?.len()).map_err(io::Error::other)?;
+    let mut bytes = huge_pages(len)?;
+    bytes.par_chunks_mut(CHUNK_BYTES).enumerate().try_for_each(|(idx, chunk)| {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start((idx * CHUNK_BYTES) as u64))?;
+        file.read_exact(chunk)
+    })?;
+    Ok(Arc::new(bytes.make_read_only()?))
 }
 
 /// Tensor name to file name; empty if the checkpoint is a single file.

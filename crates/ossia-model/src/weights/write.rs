@@ -109,7 +109,7 @@ fn header(specs: &[TensorSpec]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::{Checkpoint, DummyWeights, WeightSource};
+    use crate::weights::{Checkpoint, DummyWeights, WeightAccess, WeightSource};
 
     const CONFIG: &str = include_str!("../../../../tests/parity/configs/tiny.json");
 
@@ -120,15 +120,17 @@ mod tests {
         for max_shard_bytes in [1, 40_000, usize::MAX] {
             let dir = tempfile::tempdir().expect("a folder");
             write_sharded(dir.path(), &config, 5, max_shard_bytes).expect("written");
-            let checkpoint = Checkpoint::open(dir.path()).expect("readable");
-            assert_eq!(checkpoint.total_bytes(), dummy.total_bytes());
-            for spec in layout::tensors(&config).expect("a good shape") {
-                let read = |source: &dyn WeightSource| {
-                    source.tensor(&spec.name).expect("readable").expect("present")
-                };
-                let (stored, made) = (read(&checkpoint), read(&dummy));
-                assert_eq!((&stored.dtype, &stored.shape), (&made.dtype, &made.shape));
-                assert!(stored.bytes.as_slice() == made.bytes.as_slice(), "{}", spec.name);
+            for access in [WeightAccess::Mapped, WeightAccess::Read] {
+                let checkpoint = Checkpoint::open(dir.path(), access).expect("readable");
+                assert_eq!(checkpoint.total_bytes(), dummy.total_bytes());
+                for spec in layout::tensors(&config).expect("a good shape") {
+                    let read = |source: &dyn WeightSource| {
+                        source.tensor(&spec.name).expect("readable").expect("present")
+                    };
+                    let (stored, made) = (read(&checkpoint), read(&dummy));
+                    assert_eq!((&stored.dtype, &stored.shape), (&made.dtype, &made.shape));
+                    assert!(stored.bytes.as_slice() == made.bytes.as_slice(), "{}", spec.name);
+                }
             }
         }
     }

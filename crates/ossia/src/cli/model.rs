@@ -24,6 +24,9 @@ pub(crate) struct ModelArgs {
     /// How the matrices of attention and the lm_head are kept; experts stay as stored
     #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
     pub(crate) cpu_weights: CpuWeights,
+    /// Read the weights into memory of their own instead of mapping their files: slower to start, and the system cannot take them back
+    #[arg(long)]
+    pub(crate) no_mmap: bool,
     /// Where the model runs: `auto` (a GPU if this build and machine have one), `cpu`, `cuda:N` or `metal`
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceArg,
