@@ -18,4 +18,4 @@ pub use kv_cache::KvCache;
 pub use logits::Logits;
 pub use model::{DenseWeights, GptOss, ModelOptions};
 pub use ossia_kernels::{Backend, BlockTable, ComputeType};
-pub use weights::{LoadProgress, WeightAccess, WeightSizes, write_checkpoint};
+pub use weights::{DamagedTensor, LoadProgress, WeightAccess, WeightSizes, find_damage, write_checkpoint};

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, GptOssRunner, ModelRunner, RunnerSpec};
 use ossia_harmony::Tokenizer;
 use ossia_kernels::ComputeType;
-use ossia_model::{DenseWeights, GptOss, GptOssConfig, ModelOptions, WeightAccess, WeightSizes};
+use ossia_model::{
+    DamagedTensor, DenseWeights, GptOss, GptOssConfig, ModelOptions, WeightAccess, WeightSizes,
+};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
 use crate::cli::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
@@ -84,6 +86,17 @@ pub(crate) fn checkpoint(dir: &Path, options: &ModelOptions) -> Result<GptOss> {
         progress.set(step.loaded_bytes);
     })?;
     Ok(model)
+}
+
+/// What went wrong with a model, and which of its weights is to blame, if one is visibly damaged.
+pub(crate) fn blame_weights(args: &ModelArgs, error: anyhow::Error) -> anyhow::Error {
+    let ModelSource::Directory(dir) = &args.model else { return error };
+    match ossia_model::find_damage(dir) {
+        Ok(Some(DamagedTensor { name, path, value })) => {
+            anyhow!("{error:#}; tensor `{name}` in {} holds {value:e}: the file is damaged", path.display())
+        }
+        _ => error,
+    }
 }
 
 /// Where the files of a model lie; a temporary directory lives as long as this does.

@@ -1,5 +1,6 @@
 //! Weights: where they come from, and how they become the parts of the model.
 
+mod damage;
 mod dummy;
 mod layout;
 mod loader;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use memmap2::MmapMut;
 use ossia_kernels::WeightBytes;
 
+pub use damage::{DamagedTensor, find_damage};
 pub(crate) use dummy::DummyWeights;
 pub(crate) use loader::Loader;
 pub(crate) use safetensors::Checkpoint;

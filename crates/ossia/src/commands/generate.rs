@@ -14,6 +14,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let parts = load::parts(&args.model, &args.engine, &Extra::default())?;
     let generation = parts.engine.submit(request(args, &parts))?;
     print(generation, StreamableParser::new(parts.tokenizer.clone()), args.hide_reasoning)
+        .map_err(|error| load::blame_weights(&args.model, error))
 }
 
 fn request(args: &GenerateArgs, parts: &Parts) -> GenerationRequest {

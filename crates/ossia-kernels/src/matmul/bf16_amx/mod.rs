@@ -114,7 +114,7 @@ unsafe fn spread_product<S: Source>(
     out: &mut [f32],
 ) -> usize {
     let mut row = rows.start;
-    // Rows of one pass lie eight apart, or four where there are not enough.
+    // Rows of one pass lie sixteen apart, or fewer where there are not enough.
     for spacing in [16, 8, 4] {
         while rows.end - row >= SIDE * spacing {
             // SAFETY: the rows are within the weight.

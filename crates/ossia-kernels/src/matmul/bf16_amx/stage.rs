@@ -428,6 +428,7 @@ fn block_mask(cols: usize, col: usize) -> u32 {
 
 /// The same pointer, of which the compiler no longer knows where it came from. Left to itself it keeps one for each row
 /// and source from one round of a loop to the next: more than there are registers.
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through it")]
 #[inline(always)]
 fn opaque(mut at: *const u8) -> *const u8 {
     // SAFETY: no instruction at all.
