@@ -55,8 +55,8 @@ pub(super) trait Source: Copy {
     /// Groups that lie wholly within the columns, and that [`Source::stage_part`] can take.
     fn num_whole_groups(self) -> usize;
 
-    /// Asks the cache for a share of the rows from `row` on, if there are so many: as many bytes as they
-    /// have in one block, so that asking with each block gets all, in the order in which they lie.
+    /// Asks the cache for a share of the rows from `row` on, if there are so many and they are going to be staged: as many
+    /// bytes as they have in one block, so that asking with each block gets all, in the order in which they lie.
     fn prefetch_share(self, row: usize, num_rows: usize, block: usize);
 
     /// Asks the first-level cache for what [`Source::stage_part`] will read some groups later.
@@ -275,13 +275,12 @@ impl Source for Mxfp4 {
 pub(super) struct RowMajor {
     values: *const u8,
     cols: usize,
-    num_rows: usize,
 }
 
 impl RowMajor {
     /// The bytes of a matrix with `cols` columns.
     pub(super) fn new(bytes: &[u8], cols: usize) -> Self {
-        Self { values: bytes.as_ptr(), cols, num_rows: bytes.len() / (2 * cols).max(1) }
+        Self { values: bytes.as_ptr(), cols }
     }
 }
 
@@ -321,13 +320,7 @@ impl Source for RowMajor {
         self.cols / GROUP
     }
 
-    #[inline(always)]
-    fn prefetch_share(self, row: usize, num_rows: usize, block: usize) {
-        if row + num_rows <= self.num_rows {
-            let first = row * self.cols + block * num_rows * BLOCK;
-            prefetch_lines(self.values.wrapping_add(2 * first), 2 * num_rows * BLOCK);
-        }
-    }
+    fn prefetch_share(self, _row: usize, _num_rows: usize, _block: usize) {}
 
     fn prefetch_part(self, _rows: TileRows, _group: usize, _part: usize) {}
 }
