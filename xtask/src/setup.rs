@@ -1,5 +1,5 @@
-//! Set-up of a fresh machine beyond Rust: Debian's packages, the Python environment in which the official SDKs are tested, and
-//! the JavaScript clients, which run on the node that this environment carries.
+//! Set-up of a fresh machine beyond Rust: cargo's dependencies, Debian's packages, the Python environment in which the
+//! official SDKs are tested, and the JavaScript clients, which run on the node that this environment carries.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,6 +54,8 @@ pub(crate) fn has_javascript() -> bool {
 
 /// Creates `.venv` and installs the pinned packages; a second run changes nothing.
 pub(crate) fn run() -> Result<()> {
+    // Dependencies of every platform, not of this one alone: a test asks cargo, offline, where one of them lies.
+    command::run(Command::new("cargo").args(["fetch", "--locked"]))?;
     packages()?;
     if !python().exists() {
         command::run(Command::new("python3").args(["-m", "venv", ".venv"]))?;
