@@ -23,7 +23,7 @@ def wrap(command: list[str], log: pathlib.Path) -> list[str]:
 
 def read(log: pathlib.Path, pid: int) -> str:
     """The whole trace; strace ends a moment after the program."""
-    ended = re.compile(rf"^{pid} \+\+\+ ", re.MULTILINE)
+    ended = re.compile(rf"^{pid} +\+\+\+ ", re.MULTILINE)
     for _ in range(1000):
         text = log.read_text() if log.exists() else ""
         if ended.search(text):
