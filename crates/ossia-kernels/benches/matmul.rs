@@ -270,7 +270,6 @@ fn processor_time() -> f64 {
     0.0
 }
 
-/// Bytes per second of plain sums over memory by all threads, best of several pieces of 64 MiB.
 fn random_bytes(count: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(count + 8);

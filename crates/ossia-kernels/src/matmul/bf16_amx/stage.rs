@@ -26,13 +26,15 @@ impl TileRows {
 /// A weight matrix that can be laid out as tiles of 16 rows x 32 values, four to a group.
 pub(super) trait Source: Copy {
     /// Whether rows should lie apart, where there is a choice.
-    const IS_SPREAD: bool;
+    const IS_SPREAD: bool = false;
 
     /// Itself, after a look at the rows that are about to be taken.
     ///
     /// # Safety
     /// AVX-512 F and BW; rows in range.
-    unsafe fn at_rows(self, row: usize, num_rows: usize) -> Self;
+    unsafe fn at_rows(self, _row: usize, _num_rows: usize) -> Self {
+        self
+    }
 
     /// Stages group `group` of the rows as four tiles from `to` on. What lies past the rows or columns is written as
     /// zero.
@@ -50,17 +52,19 @@ pub(super) trait Source: Copy {
 
     /// Where the tiles of rows from `row` on lie, if the matrix as stored is a run of tiles: their first
     /// byte and the bytes from one row to the next. Only whole groups of whole tiles may be read there.
-    fn direct(self, row: usize) -> Option<(*const u8, usize)>;
+    fn direct(self, _row: usize) -> Option<(*const u8, usize)> {
+        None
+    }
 
     /// Groups that lie wholly within the columns, and that [`Source::stage_part`] can take.
     fn num_whole_groups(self) -> usize;
 
     /// Asks the cache for a share of the rows from `row` on, if there are so many and they are going to be staged: as many
     /// bytes as they have in one block, so that asking with each block gets all, in the order in which they lie.
-    fn prefetch_share(self, row: usize, num_rows: usize, block: usize);
+    fn prefetch_share(self, _row: usize, _num_rows: usize, _block: usize) {}
 
     /// Asks the first-level cache for what [`Source::stage_part`] will read some groups later.
-    fn prefetch_part(self, rows: TileRows, group: usize, part: usize);
+    fn prefetch_part(self, _rows: TileRows, _group: usize, _part: usize) {}
 }
 
 /// MXFP4 in checkpoint layout.
@@ -243,10 +247,6 @@ impl Source for Mxfp4 {
         }
     }
 
-    fn direct(self, _row: usize) -> Option<(*const u8, usize)> {
-        None
-    }
-
     fn num_whole_groups(self) -> usize {
         if self.is_plain { self.num_blocks / PARTS } else { 0 }
     }
@@ -285,13 +285,6 @@ impl RowMajor {
 }
 
 impl Source for RowMajor {
-    const IS_SPREAD: bool = false;
-
-    #[inline(always)]
-    unsafe fn at_rows(self, _row: usize, _num_rows: usize) -> Self {
-        self
-    }
-
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn stage(self, rows: TileRows, group: usize, to: *mut u8) {
         for part in 0..PARTS {
@@ -319,10 +312,6 @@ impl Source for RowMajor {
     fn num_whole_groups(self) -> usize {
         self.cols / GROUP
     }
-
-    fn prefetch_share(self, _row: usize, _num_rows: usize, _block: usize) {}
-
-    fn prefetch_part(self, _rows: TileRows, _group: usize, _part: usize) {}
 }
 
 /// bf16, one column after the other. Tile `s` of a group is its block `s`.
@@ -351,9 +340,7 @@ impl Transposed {
         // SAFETY: the mask keeps the load within the column.
         unsafe { _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at.cast())) }
     }
-}
 
-impl Transposed {
     /// One tile: 32 columns from `col` on.
     ///
     /// # Safety
@@ -376,13 +363,6 @@ impl Transposed {
 }
 
 impl Source for Transposed {
-    const IS_SPREAD: bool = false;
-
-    #[inline(always)]
-    unsafe fn at_rows(self, _row: usize, _num_rows: usize) -> Self {
-        self
-    }
-
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn stage(self, rows: TileRows, group: usize, to: *mut u8) {
         for part in 0..PARTS {
@@ -397,17 +377,9 @@ impl Source for Transposed {
         unsafe { self.stage_block(rows, group * GROUP + part * BLOCK, to.add(part * TILE_BYTES)) };
     }
 
-    fn direct(self, _row: usize) -> Option<(*const u8, usize)> {
-        None
-    }
-
     fn num_whole_groups(self) -> usize {
         self.cols / GROUP
     }
-
-    fn prefetch_share(self, _row: usize, _num_rows: usize, _block: usize) {}
-
-    fn prefetch_part(self, _rows: TileRows, _group: usize, _part: usize) {}
 }
 
 /// Which of the 32 values from column `col` on lie within `cols` columns.
