@@ -8,6 +8,8 @@ mod pool;
 mod read_speed;
 mod scratch;
 mod shared;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 pub use isa::Isa;
 pub(crate) use pool::{for_each_task, threads_for};
@@ -15,6 +17,8 @@ pub use pool::{num_threads, set_num_threads};
 pub use read_speed::measure_read_speed;
 pub(crate) use scratch::Scratch;
 pub(crate) use shared::SharedSlice;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use transpose::transpose_16x16;
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};
 

@@ -23,8 +23,6 @@ mod f32_pack;
 #[cfg(target_arch = "x86_64")]
 mod int16;
 mod portable;
-#[cfg(target_arch = "x86_64")]
-mod transpose;
 
 use std::ops::Range;
 

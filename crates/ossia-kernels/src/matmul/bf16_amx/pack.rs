@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{BLOCK, GROUP, PARTS, SIDE};
+use crate::cpu::transpose_16x16;
 use crate::cpu::{Scratch, SharedSlice, for_each_task, threads_for};
-use crate::matmul::transpose::transpose_16x16;
 use crate::weight::Format;
 
 /// Activations as tiles of up to 16 tokens: `[tiles of tokens, blocks of k, 16 pairs of values, width]`. One tile of

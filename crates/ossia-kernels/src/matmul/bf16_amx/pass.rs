@@ -16,7 +16,7 @@ use super::stage::{Source, TileRows};
 use super::{GROUP, PARTS, SIDE};
 use crate::cpu::Scratch;
 use crate::cpu::amx::{TILE_BYTES, TILE_ROW_BYTES, tile_dot, tile_load, tile_store, tile_zero};
-use crate::matmul::transpose::transpose_16x16;
+use crate::cpu::transpose_16x16;
 
 /// Weight rows of a pass: two tiles.
 pub(super) const ROWS: usize = 2 * SIDE;

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::{BLOCK, GROUP, PARTS, SIDE};
 use crate::cpu::amx::{TILE_BYTES, TILE_ROW_BYTES};
-use crate::matmul::transpose::transpose_16x16;
+use crate::cpu::transpose_16x16;
 use crate::mxfp4::tables;
 
 /// Up to 16 rows of a matrix, the rows of a tile: `first`, `first + spacing` and so on, `count` of them.

@@ -93,7 +93,8 @@ impl Int16Rows {
         (self.pairs[first_group * GROUP / 2..].as_ptr().cast(), half_steps.as_ptr())
     }
 
-    /// Tokens of each tile of [`Layout::Tiles`], ascending.
+    /// Tokens of each tile of [`Layout::Tiles`], ascending; at least half as many as a tile takes, as fewer would not be
+    /// laid out so.
     pub(super) fn tiles(&self) -> impl Iterator<Item = Range<usize>> {
         let (num_tokens, num_tiles) = (self.num_tokens, self.num_tokens.div_ceil(TILE));
         // Of nearly the same size: a tile of one token would wait for its own sums.

@@ -44,10 +44,10 @@ const LANES: usize = 16;
 /// Most tokens of a register tile of [`wide`]: their sums, two registers each, leave room for what they are summed from.
 const TILE: usize = 12;
 
-/// Most tokens for which decoding weights in registers beats unpacking them. Weights of 8 bits take fewer
-/// instructions to decode.
+/// Most tokens for which decoding weights in registers, once for every few of them, beats unpacking them. More than half
+/// a tile, so that no tile of [`wide`] is smaller than that.
 pub(super) fn few_tokens(format: Format<'_>) -> usize {
-    if matches!(format, Format::Int8(_)) { 8 } else { 4 }
+    if matches!(format, Format::Int8(_)) { 8 } else { 12 }
 }
 
 /// MXFP4 rows of one matrix.

@@ -8,38 +8,57 @@ use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES, add_products};
 /// Rows at a time: their block sums, four lanes each, are added up together.
 const ROWS: usize = 4;
 /// How many rows ahead of those being decoded memory is asked for.
-const AHEAD: usize = ROWS;
+const AHEAD: usize = 16;
+/// Most tokens at a time: four block sums for each, and a row's weights, are what the registers hold.
+const TOKENS: usize = 5;
 /// Bytes of a block's codes.
 const CODES: usize = BLOCK / 2;
 
-/// As [`super::multiply`], for up to four tokens.
+/// Pairs and half steps of a token.
+type PackedRow = (*const i32, *const f32);
+
+/// As [`super::multiply`], up to [`TOKENS`] tokens at a time.
 ///
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn multiply(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match x.num_tokens() {
-            0 => {}
-            1 => product::<1>(weight, rows, x, out),
-            2 => product::<2>(weight, rows, x, out),
-            3 => product::<3>(weight, rows, x, out),
-            _ => product::<4>(weight, rows, x, out),
+    let num_tokens = x.num_tokens();
+    let passes = num_tokens.div_ceil(TOKENS);
+    for pass in 0..passes {
+        // Of nearly the same size, as few tokens make little of the weights' decoding.
+        let tokens = num_tokens * pass / passes..num_tokens * (pass + 1) / passes;
+        let out = &mut out[tokens.start * rows.len()..tokens.end * rows.len()];
+        // SAFETY: the caller's promise.
+        unsafe {
+            match tokens.len() {
+                1 => product::<1>(weight, rows.clone(), x, tokens.start, out),
+                2 => product::<2>(weight, rows.clone(), x, tokens.start, out),
+                3 => product::<3>(weight, rows.clone(), x, tokens.start, out),
+                4 => product::<4>(weight, rows.clone(), x, tokens.start, out),
+                _ => product::<TOKENS>(weight, rows.clone(), x, tokens.start, out),
+            }
         }
     }
 }
 
 /// # Safety
-/// As [`multiply`]; `x` has `T` tokens.
+/// As [`multiply`]; `x` has `T` tokens from `first_token`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn product<const T: usize>(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
+unsafe fn product<const T: usize>(
+    weight: Mxfp4Rows,
+    rows: Range<usize>,
+    x: &Int16Rows,
+    first_token: usize,
+    out: &mut [f32],
+) {
     let width = rows.len();
+    let tokens = std::array::from_fn(|t| x.row(first_token + t));
     for first in (0..width).step_by(ROWS) {
         // Past the last row the last one is taken again; its sums are dropped.
         let row_of = |r: usize| rows.start + (first + r).min(width - 1);
         // SAFETY: the caller's promise; rows are in range.
-        let sums = unsafe { four_rows::<T>(weight, std::array::from_fn(row_of), x) };
+        let sums = unsafe { four_rows::<T>(weight, std::array::from_fn(row_of), &tokens) };
         for (t, sums) in sums.iter().enumerate() {
             let count = ROWS.min(width - first);
             out[t * width + first..][..count].copy_from_slice(&sums[..count]);
@@ -56,11 +75,10 @@ unsafe fn product<const T: usize>(weight: Mxfp4Rows, rows: Range<usize>, x: &Int
 unsafe fn four_rows<const T: usize>(
     weight: Mxfp4Rows,
     rows: [usize; ROWS],
-    x: &Int16Rows,
+    tokens: &[PackedRow; T],
 ) -> [[f32; ROWS]; T] {
     let codes = rows.map(|row| weight.blocks[row * weight.num_blocks * CODES..].as_ptr());
     let scales = rows.map(|row| &weight.scales[row * weight.num_blocks..][..weight.num_blocks]);
-    let tokens: [(*const i32, *const f32); T] = std::array::from_fn(|t| x.row(t));
     let mut sums = [_mm512_setzero_ps(); T];
     let whole = weight.num_blocks / 4;
     let ahead = AHEAD * weight.num_blocks * CODES;
@@ -75,7 +93,7 @@ unsafe fn four_rows<const T: usize>(
                 lines[r] = _mm512_loadu_si512(at.cast());
                 bytes[r] = scales[r].as_ptr().add(4 * group).cast::<i32>().read_unaligned();
             }
-            add_group(group, lines, bytes, &tokens, &mut sums);
+            add_group(group, lines, bytes, tokens, &mut sums);
         }
     }
     let rest = weight.num_blocks % 4;
@@ -88,7 +106,7 @@ unsafe fn four_rows<const T: usize>(
                 lines[r] = _mm512_maskz_loadu_epi8(mask, codes[r].add(whole * GROUP / 2).cast());
             }
             let bytes = scales.map(|scales| tail_scales(&scales[4 * whole..]));
-            add_group(whole, lines, bytes, &tokens, &mut sums);
+            add_group(whole, lines, bytes, tokens, &mut sums);
         }
     }
     let mut out = [[0f32; ROWS]; T];
@@ -108,7 +126,7 @@ unsafe fn add_group<const T: usize>(
     group: usize,
     lines: [__m512i; ROWS],
     scales: [i32; ROWS],
-    tokens: &[(*const i32, *const f32); T],
+    tokens: &[PackedRow; T],
     sums: &mut [__m512; T],
 ) {
     let scales = decode_scales(scales);
@@ -139,7 +157,7 @@ unsafe fn add_group<const T: usize>(
 }
 
 /// Scales of fewer than four blocks; those that are not there are 1.
-pub(super) fn tail_scales(scales: &[u8]) -> i32 {
+fn tail_scales(scales: &[u8]) -> i32 {
     let mut bytes = [127; 4];
     bytes[..scales.len()].copy_from_slice(scales);
     i32::from_le_bytes(bytes)

@@ -3,10 +3,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::narrow::{exp2_of_e8m0, load_weights, tail_scales};
+use super::narrow::{exp2_of_e8m0, load_weights};
 use super::narrow_int8::{widen, widen_with};
 use super::{BLOCK, GROUP, LANES, Mxfp4Rows, PAIRS};
 use crate::cpu::Scratch;
+use crate::cpu::transpose_16x16;
 use crate::weight::Int8View;
 
 /// Registers of rows side by side.
@@ -22,120 +23,139 @@ pub(super) const MAX_GROUPS: usize = 2;
 /// How far ahead of bytes being unpacked memory is asked for: what the next panel will hold of the rows.
 const AHEAD: usize = MAX_GROUPS * BLOCKS * LANES * BLOCK;
 
-/// Some groups of 32 rows, a row per lane: `[blocks, 16 pairs, 32 rows]` of two weights each, and a scale per
+/// 32 rows, a row per lane: some groups of them as `[blocks, 16 pairs, 32 rows]` of two weights each, and a scale per
 /// block and row.
 pub(super) struct Panel {
+    /// The rows of each half. A half without rows of its own repeats the first.
+    rows: [Range<usize>; WIDTH],
     /// Pairs of 16-bit integers, as bits.
     pairs: Scratch,
-    /// `[blocks, 32 rows]`.
+    /// Of all blocks, `[blocks of the rows, 32 rows]`.
     scales: Scratch,
 }
 
 impl Panel {
-    /// An empty panel.
-    pub(super) fn new() -> Self {
-        let num_blocks = MAX_GROUPS * BLOCKS;
-        Self { pairs: Scratch::new(num_blocks * PAIRS * ROWS), scales: Scratch::new(num_blocks * ROWS) }
+    /// An empty panel for rows of `num_groups` groups.
+    pub(super) fn new(num_groups: usize) -> Self {
+        Self {
+            rows: [0..0, 0..0],
+            pairs: Scratch::new(MAX_GROUPS * BLOCKS * PAIRS * ROWS),
+            scales: Scratch::new(num_groups * BLOCKS * ROWS),
+        }
     }
 
-    /// The pairs of the panel's block `block`, `[16, 32 rows]`.
+    /// The pairs of the `block`th block of the groups that were filled in, `[16, 32 rows]`.
     pub(super) fn pairs(&self, block: usize) -> *const i32 {
         self.pairs[block * PAIRS * ROWS..].as_ptr().cast()
     }
 
-    /// The scales of the panel's block `block`, `[32 rows]`.
+    /// The scales of block `block` of the rows, `[32 rows]`.
     pub(super) fn scales(&self, block: usize) -> *const f32 {
         self.scales[block * ROWS..].as_ptr()
     }
 
-    /// Unpacks `groups` of `count` rows from `first_row`. What the lanes of rows past them hold is not said;
-    /// blocks past the end of the rows are zero.
+    /// Goes on to `rows`, at most 32 of them: their scales. What the lanes of rows past them hold is not said.
     ///
     /// # Safety
-    /// AVX-512 F, BW, DQ, VL; the rows are in range, the groups begin within them.
+    /// AVX-512 F, BW, DQ, VL; the rows are in range and have as many groups as the panel was made for.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn fill<S: PanelSource>(
-        &mut self,
-        weight: S,
-        first_row: usize,
-        count: usize,
-        groups: Range<usize>,
-    ) {
-        for half in 0..WIDTH {
-            // A half without rows of its own repeats the first.
-            let start = if half * LANES < count { half * LANES } else { 0 };
-            let rows = first_row + start..first_row + count.min(start + LANES);
-            for (at, group) in groups.clone().enumerate() {
-                let to = Corner { at: at * BLOCKS, half };
-                // SAFETY: the caller's promise.
-                unsafe { weight.fill_group(rows.clone(), group, self, to) };
-            }
+    pub(super) unsafe fn begin<S: PanelSource>(&mut self, weight: S, rows: Range<usize>) {
+        self.rows = std::array::from_fn(|half| {
+            let first = rows.start + half * LANES;
+            let first = if first < rows.end { first } else { rows.start };
+            first..rows.end.min(first + LANES)
+        });
+        for (half, rows) in self.rows.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { weight.fill_scales(rows.clone(), &mut self.scales[half * LANES..]) };
         }
     }
 
-    /// Where the first pairs of a group go; `[blocks, 16 pairs, 32 rows]` are there.
-    fn block_mut(&mut self, to: Corner) -> *mut i32 {
-        let group = &mut self.pairs[to.at * PAIRS * ROWS..][..BLOCKS * PAIRS * ROWS];
-        group[to.half * LANES..].as_mut_ptr().cast()
-    }
-
-    /// Where pair `pair` of the panel's block `block` goes.
-    fn pair_mut(&mut self, to: Corner, block: usize, pair: usize) -> &mut [f32] {
-        &mut self.pairs[((to.at + block) * PAIRS + pair) * ROWS + to.half * LANES..][..LANES]
-    }
-
-    /// Where the scales of the panel's block `block` go.
-    fn scales_mut(&mut self, to: Corner, block: usize) -> &mut [f32] {
-        &mut self.scales[(to.at + block) * ROWS + to.half * LANES..][..LANES]
-    }
-}
-
-/// A place in a panel: its block and half of its rows.
-#[derive(Clone, Copy)]
-pub(super) struct Corner {
-    at: usize,
-    half: usize,
-}
-
-/// Weights that can be unpacked into a panel.
-pub(super) trait PanelSource: Copy {
-    /// Unpacks one group of up to 16 rows to `to`.
+    /// Unpacks `groups` of the rows. Blocks past the end of the rows are zero.
     ///
     /// # Safety
-    /// As [`Panel::fill`].
-    unsafe fn fill_group(self, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner);
+    /// As [`Panel::begin`], which came before with the same weights; the groups begin within the rows.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) unsafe fn fill<S: PanelSource>(&mut self, weight: S, groups: Range<usize>) {
+        for (half, rows) in self.rows.iter().enumerate() {
+            for (group, to) in groups.clone().zip(self.pairs.chunks_exact_mut(BLOCKS * PAIRS * ROWS)) {
+                // SAFETY: the caller's promise.
+                unsafe { weight.fill_group(rows.clone(), group, &mut to[half * LANES..]) };
+            }
+        }
+    }
+}
+
+/// Weights that can be unpacked into half a panel, whose 16 lanes are every other 16 values of what is handed over.
+pub(super) trait PanelSource: Copy {
+    /// The scales of up to 16 rows to `[blocks, 16 lanes and 16 others]`.
+    ///
+    /// # Safety
+    /// As [`Panel::begin`]; `to` has all blocks, but for the others of the last.
+    unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]);
+
+    /// The pairs of one group of up to 16 rows to `[4 blocks, 16 pairs, 16 lanes and 16 others]`, as bits.
+    ///
+    /// # Safety
+    /// As [`Panel::fill`]; `to` has the blocks, but for the others of the last pair.
+    unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]);
 }
 
 impl PanelSource for Mxfp4Rows<'_> {
     #[inline]
-    unsafe fn fill_group(self, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner) {
+    unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]) {
         // SAFETY: the caller's promise.
-        unsafe {
-            fill_codes(self, rows.clone(), group, panel, to);
-            fill_scales(self, rows, group, panel, to);
-        }
+        unsafe { mxfp4_scales(self, rows, to) }
+    }
+
+    #[inline]
+    unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]) {
+        // SAFETY: the caller's promise.
+        unsafe { mxfp4_codes(self, rows, group, to) }
     }
 }
 
 impl PanelSource for Int8View<'_> {
     #[inline]
-    unsafe fn fill_group(self, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner) {
+    unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]) {
         // SAFETY: the caller's promise.
-        unsafe { fill_int8(self, rows.start / LANES, group, panel, to) }
+        unsafe { int8_scales(self, rows.start / LANES, to) }
     }
+
+    #[inline]
+    unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]) {
+        // SAFETY: the caller's promise.
+        unsafe { int8_group(self, rows.start / LANES, group, to) }
+    }
+}
+
+/// The scales of a panel of 16 rows in 8 or 10 bits.
+///
+/// # Safety
+/// As [`PanelSource::fill_scales`].
+#[target_feature(enable = "avx512f")]
+unsafe fn int8_scales(weight: Int8View, source: usize, to: &mut [f32]) {
+    let scales = weight.double_scales[source * weight.num_blocks * LANES..].chunks_exact(LANES);
+    let mut to = to.chunks_mut(ROWS);
+    for (scales, to) in scales.take(weight.num_blocks).zip(&mut to) {
+        // SAFETY: 16 scales are half a register long, their place a whole one.
+        unsafe {
+            _mm512_store_ps(to.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast())))
+        };
+    }
+    to.for_each(|to| to[..LANES].fill(0.0));
 }
 
 /// Unpacks one group of a panel of 16 rows in 8 or 10 bits.
 ///
 /// # Safety
-/// As [`Panel::fill`].
+/// As [`PanelSource::fill_group`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn fill_int8(weight: Int8View, source: usize, group: usize, panel: &mut Panel, to: Corner) {
-    for block in 0..BLOCKS {
+unsafe fn int8_group(weight: Int8View, source: usize, group: usize, to: &mut [f32]) {
+    for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
         let from = group * BLOCKS + block;
         if from >= weight.num_blocks {
-            (0..PAIRS).for_each(|pair| panel.pair_mut(to, block, pair).fill(0.0));
-            panel.scales_mut(to, block).fill(0.0);
+            to.chunks_mut(ROWS).for_each(|pair| pair[..LANES].fill(0.0));
             continue;
         }
         let from = source * weight.num_blocks + from;
@@ -155,44 +175,40 @@ unsafe fn fill_int8(weight: Int8View, source: usize, group: usize, panel: &mut P
                     None => widen(bytes),
                 };
                 for (odd, pair) in pairs.into_iter().enumerate() {
-                    let place = panel.pair_mut(to, block, 2 * dword + odd);
+                    let place = &mut to[(2 * dword + odd) * ROWS..][..LANES];
                     _mm512_store_si512(place.as_mut_ptr().cast(), pair);
                 }
             }
         }
-        let scales = &weight.double_scales[from * LANES..][..LANES];
-        // SAFETY: 16 scales are half a register long, their place a whole one.
-        unsafe {
-            let scales = _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast()));
-            _mm512_store_ps(panel.scales_mut(to, block).as_mut_ptr(), scales);
-        }
     }
 }
 
-/// Unpacks the codes of one group of 16 rows, and asks memory for what the next panel will hold of them.
+/// Unpacks the codes of one group of 16 rows, and asks memory for what the panel will hold of them next.
 ///
 /// # Safety
-/// As [`Panel::fill`].
+/// As [`PanelSource::fill_group`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn fill_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner) {
+unsafe fn mxfp4_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, to: &mut [f32]) {
+    /// Places of a group that a half of the panel fills.
+    const PLACES: usize = (BLOCKS * PAIRS - 1) * ROWS + LANES;
     let count = BLOCKS.min(weight.num_blocks - group * BLOCKS);
     let mask = u64::MAX >> (64 - count * BLOCK / 2);
     let row_len = weight.num_blocks * BLOCK / 2;
-    let codes = weight.blocks[rows.start * row_len + group * GROUP / 2..].as_ptr();
-    let ahead = match group + MAX_GROUPS < weight.num_blocks.div_ceil(BLOCKS) {
-        true => MAX_GROUPS * GROUP / 2,
-        false => (ROWS * row_len).wrapping_sub(group / MAX_GROUPS * MAX_GROUPS * GROUP / 2),
-    };
+    let ahead = ROWS * row_len;
+    let mut from = weight.blocks[rows.start * row_len + group * GROUP / 2..].as_ptr();
     let mut lines = [_mm512_setzero_si512(); LANES];
     for (lane, line) in lines.iter_mut().enumerate() {
-        let from = codes.wrapping_add(lane.min(rows.len() - 1) * row_len);
         _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(ahead).cast());
         // SAFETY: the mask keeps to the blocks that are there.
         *line = unsafe { _mm512_maskz_loadu_epi8(mask, from.cast()) };
+        // Past the last row the last one is taken again.
+        from = from.wrapping_add(if lane + 1 < rows.len() { row_len } else { 0 });
     }
     let halves = load_weights();
-    let to = panel.block_mut(to);
-    for (dword, codes) in transpose(lines).into_iter().enumerate() {
+    let columns = transpose_16x16(lines);
+    let to: *mut i32 = to[..PLACES].as_mut_ptr().cast();
+    for dword in 0..LANES {
+        let codes = columns[dword];
         let weights = [
             _mm512_permutexvar_epi16(codes, halves),
             _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), halves),
@@ -201,72 +217,38 @@ unsafe fn fill_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, panel:
         ];
         let (block, j) = (dword / 4, dword % 4);
         for (s, weights) in weights.into_iter().enumerate() {
-            // SAFETY: the panel holds the group's blocks, each place is a register long.
+            // SAFETY: there is a place for each pair of the group, a register long.
             unsafe { _mm512_store_si512(to.add((block * PAIRS + s * 4 + j) * ROWS).cast(), weights) };
         }
     }
 }
 
-/// As [`fill_codes`], for the scales.
+/// The scales of up to 16 rows; those past the end of the rows are 1.
 ///
 /// # Safety
-/// As [`Panel::fill`].
+/// As [`PanelSource::fill_scales`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn fill_scales(weight: Mxfp4Rows, rows: Range<usize>, group: usize, panel: &mut Panel, to: Corner) {
-    let first = group * BLOCKS;
-    let count = BLOCKS.min(weight.num_blocks - first);
-    // SAFETY: 16 values of 32 bits fill a register; four scales of each row are there to be gathered.
-    let mut bytes = unsafe {
-        if count == BLOCKS {
-            let lanes = _mm512_loadu_si512(LANE_NUMBERS.as_ptr().cast());
-            let lanes = _mm512_min_epi32(lanes, _mm512_set1_epi32(rows.len() as i32 - 1));
-            let offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(weight.num_blocks as i32));
-            let scales = weight.scales[rows.start * weight.num_blocks + first..].as_ptr();
-            _mm512_i32gather_epi32::<1>(offsets, scales.cast())
-        } else {
-            let mut bytes = [0i32; LANES];
-            for (lane, bytes) in bytes.iter_mut().enumerate() {
-                let row = rows.start + lane.min(rows.len() - 1);
-                *bytes = tail_scales(&weight.scales[row * weight.num_blocks + first..][..count]);
+unsafe fn mxfp4_scales(weight: Mxfp4Rows, rows: Range<usize>, to: &mut [f32]) {
+    /// Scales of a row that fill a register.
+    const SOME: usize = 4 * LANES;
+    for (some, to) in to.chunks_mut(SOME * ROWS).enumerate() {
+        let first = some * SOME;
+        let mask = u64::MAX >> (SOME - SOME.min(weight.num_blocks - first));
+        let mut lines = [_mm512_setzero_si512(); LANES];
+        for (lane, line) in lines.iter_mut().enumerate() {
+            // Past the last row the last one is taken again.
+            let row = rows.start + lane.min(rows.len() - 1);
+            let from = weight.scales[row * weight.num_blocks + first..].as_ptr();
+            // SAFETY: the mask keeps to the scales that are there.
+            *line = unsafe { _mm512_mask_loadu_epi8(_mm512_set1_epi8(127), mask, from.cast()) };
+        }
+        for (mut four, to) in transpose_16x16(lines).into_iter().zip(to.chunks_mut(4 * ROWS)) {
+            for to in to.chunks_mut(ROWS) {
+                let scales = exp2_of_e8m0(_mm512_and_si512(four, _mm512_set1_epi32(255)));
+                // SAFETY: each place is a register long.
+                unsafe { _mm512_store_ps(to[..LANES].as_mut_ptr(), scales) };
+                four = _mm512_srli_epi32::<8>(four);
             }
-            _mm512_loadu_si512(bytes.as_ptr().cast())
-        }
-    };
-    for block in 0..BLOCKS {
-        let scales = exp2_of_e8m0(_mm512_and_si512(bytes, _mm512_set1_epi32(255)));
-        // SAFETY: each place is a register long.
-        unsafe { _mm512_store_ps(panel.scales_mut(to, block).as_mut_ptr(), scales) };
-        bytes = _mm512_srli_epi32::<8>(bytes);
-    }
-}
-
-/// The number of each lane.
-static LANE_NUMBERS: [i32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-
-/// Sixteen rows of sixteen dwords to sixteen columns.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
-    // Each quarter of `fours[i][j]` is a column of rows `4 * i` to `4 * i + 3`: quarter `q` is column `4 * q + j`.
-    let mut fours = [[_mm512_setzero_si512(); 4]; 4];
-    for (i, fours) in fours.iter_mut().enumerate() {
-        let [a, b, c, d] = [rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]];
-        let ab = [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
-        let cd = [_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d)];
-        for half in 0..2 {
-            fours[2 * half] = _mm512_unpacklo_epi64(ab[half], cd[half]);
-            fours[2 * half + 1] = _mm512_unpackhi_epi64(ab[half], cd[half]);
         }
     }
-    let mut columns = [_mm512_setzero_si512(); LANES];
-    for j in 0..4 {
-        let [a, b, c, d] = [fours[0][j], fours[1][j], fours[2][j], fours[3][j]];
-        let low = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
-        let high = (_mm512_shuffle_i32x4::<0xEE>(a, b), _mm512_shuffle_i32x4::<0xEE>(c, d));
-        columns[j] = _mm512_shuffle_i32x4::<0x88>(low.0, low.1);
-        columns[4 + j] = _mm512_shuffle_i32x4::<0xDD>(low.0, low.1);
-        columns[8 + j] = _mm512_shuffle_i32x4::<0x88>(high.0, high.1);
-        columns[12 + j] = _mm512_shuffle_i32x4::<0xDD>(high.0, high.1);
-    }
-    columns
 }

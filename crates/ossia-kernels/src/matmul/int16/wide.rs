@@ -1,4 +1,4 @@
-//! Many tokens: 32 rows are unpacked once, then multiplied with up to twelve tokens at a time.
+//! Many tokens: 32 rows are unpacked once, then multiplied with six to twelve tokens at a time.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -20,16 +20,18 @@ type Parts = [[[f32; LANES]; WIDTH]; PARTS];
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn multiply<S: PanelSource>(weight: S, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
     let width = rows.len();
-    let mut panel = Panel::new();
+    let mut panel = Panel::new(x.num_groups());
     let mut parts = Scratch::new(x.num_tokens() * PARTS * ROWS);
     for first in (0..width).step_by(ROWS) {
         let count = ROWS.min(width - first);
         parts.fill(0.0);
+        // SAFETY: the caller's promise; the rows are in range.
+        unsafe { panel.begin(weight, rows.start + first..rows.start + first + count) };
         for group in (0..x.num_groups()).step_by(MAX_GROUPS) {
             let groups = group..x.num_groups().min(group + MAX_GROUPS);
             // SAFETY: the caller's promise; rows and groups are in range.
             unsafe {
-                panel.fill(weight, rows.start + first, count, groups.clone());
+                panel.fill(weight, groups.clone());
                 for tokens in x.tiles() {
                     let parts = &mut parts[tokens.start * PARTS * ROWS..][..tokens.len() * PARTS * ROWS];
                     add_tile(&panel, groups.clone(), x, tokens.clone(), parts);
@@ -77,18 +79,14 @@ unsafe fn add_tile(
     // SAFETY: the caller's promise.
     unsafe {
         match tokens.len() {
-            1 => tile.add::<1>(parts),
-            2 => tile.add::<2>(parts),
-            3 => tile.add::<3>(parts),
-            4 => tile.add::<4>(parts),
-            5 => tile.add::<5>(parts),
             6 => tile.add::<6>(parts),
             7 => tile.add::<7>(parts),
             8 => tile.add::<8>(parts),
             9 => tile.add::<9>(parts),
             10 => tile.add::<10>(parts),
             11 => tile.add::<11>(parts),
-            _ => tile.add::<TILE>(parts),
+            TILE => tile.add::<TILE>(parts),
+            len => unreachable!("a tile of {len} tokens"),
         }
     }
 }
@@ -119,7 +117,7 @@ impl Tile<'_> {
             // SAFETY: the panel and the tile hold every block; the parts are those of `T` tokens.
             unsafe {
                 let sums = block_sums::<T>(self.panel.pairs(block), self.pairs.add(at * PAIRS * T));
-                let scales = self.panel.scales(block);
+                let scales = self.panel.scales(at);
                 let scales = [_mm512_load_ps(scales), _mm512_load_ps(scales.add(LANES))];
                 let half_steps = self.half_steps.add(at * T);
                 for (t, sums) in sums.into_iter().enumerate() {
@@ -143,29 +141,20 @@ impl Tile<'_> {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn block_sums<const T: usize>(weights: *const i32, x: *const i32) -> [[__m512i; WIDTH]; T] {
-    // With few tokens even and odd pairs apart: sums of integers may take any order, and one chain of each would wait
-    // for itself.
-    let others = usize::from(T <= 6);
-    let mut sums = [[[_mm512_setzero_si512(); WIDTH]; T]; 2];
+    let mut sums = [[_mm512_setzero_si512(); WIDTH]; T];
+    // Two at a time, which the compiler does not do by itself.
     for pair in (0..PAIRS).step_by(2) {
-        for odd in 0..2 {
+        for pair in [pair, pair + 1] {
             // SAFETY: the caller's promise.
             unsafe {
-                let w = weights.add((pair + odd) * ROWS);
+                let w = weights.add(pair * ROWS);
                 let w = [_mm512_load_si512(w.cast()), _mm512_load_si512(w.add(LANES).cast())];
-                for (t, sums) in sums[odd * others].iter_mut().enumerate() {
-                    let x = _mm512_set1_epi32(*x.add((pair + odd) * T + t));
+                for (t, sums) in sums.iter_mut().enumerate() {
+                    let x = _mm512_set1_epi32(*x.add(pair * T + t));
                     sums[0] = add_products(sums[0], w[0], x);
                     sums[1] = add_products(sums[1], w[1], x);
                 }
             }
-        }
-    }
-    let [mut sums, odd] = sums;
-    if others == 1 {
-        for (sums, odd) in sums.iter_mut().zip(odd) {
-            sums[0] = _mm512_add_epi32(sums[0], odd[0]);
-            sums[1] = _mm512_add_epi32(sums[1], odd[1]);
         }
     }
     sums

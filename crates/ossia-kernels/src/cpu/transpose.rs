@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 /// `out[i][j] = rows[j][i]` for 16 registers of 16 elements.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn transpose_16x16(rows: [__m512i; 16]) -> [__m512i; 16] {
+pub(crate) fn transpose_16x16(rows: [__m512i; 16]) -> [__m512i; 16] {
     let mut a = rows;
     for i in 0..8 {
         let (x, y) = (rows[2 * i], rows[2 * i + 1]);
