@@ -1,6 +1,6 @@
 //! Speed of paged attention at gpt-oss-20b's shape (64 query heads, 8 key-value heads, head_dim 64).
 //!
-//! `cargo bench -p ossia-kernels --bench attention -- [threads]`. Every figure is the best of some repetitions.
+//! `cargo bench --workspace --bench attention -- [threads] [decode|prefill]`. Every figure is the best of some repetitions.
 
 #![allow(clippy::unwrap_used)]
 
@@ -35,15 +35,17 @@ fn main() {
         context_len,
         sliding_window,
     };
-    for case in [
+    let chosen = std::env::args().find(|arg| ["decode", "prefill"].contains(&arg.as_str()));
+    let cases = [
         case("decode, full", 1, 4096, None),
         case("decode, full", 1, 32768, None),
         case("decode, sliding", 1, 4096, Some(128)),
         case("prefill, full", 512, 512, None),
         case("prefill, full", 512, 4096, None),
         case("prefill, sliding", 512, 4096, Some(128)),
-    ] {
-        measure(&case);
+    ];
+    for case in cases.iter().filter(|case| chosen.as_ref().is_none_or(|word| case.name.starts_with(word))) {
+        measure(case);
     }
 }
 

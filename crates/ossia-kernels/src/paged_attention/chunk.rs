@@ -17,15 +17,15 @@ pub(super) struct Chunk {
     visible: Range<usize>,
     /// Keys to take, relative to the chunk, in steps of [`KEY_STEP`].
     pub(super) keys: Range<usize>,
+    /// Where each of the keys lies in the cache.
+    pub(super) slots: [usize; CHUNK_LEN],
     /// Whether some row does not see all of it.
     pub(super) masked: bool,
     /// First and last visible position of each row, relative to the chunk, `[rows]`.
     pub(super) first: Vec<f32>,
     pub(super) last: Vec<f32>,
     dims: usize,
-    /// Some keys as they lie in the cache, `[KEY_STEP, dims]`.
-    some_k: Vec<f32>,
-    /// `[dims, CHUNK_LEN]`.
+    /// `[head_dim, CHUNK_LEN]`.
     pub(super) k: Vec<f32>,
     /// `[CHUNK_LEN, dims]`.
     pub(super) v: Vec<f32>,
@@ -38,11 +38,11 @@ impl Chunk {
             start: 0,
             visible: 0..0,
             keys: 0..0,
+            slots: [0; CHUNK_LEN],
             masked: false,
             first: vec![0.0; rows],
             last: vec![0.0; rows],
             dims,
-            some_k: vec![0.0; KEY_STEP * dims],
             k: vec![0.0; dims * CHUNK_LEN],
             v: vec![0.0; CHUNK_LEN * dims],
         }
@@ -57,6 +57,14 @@ impl Chunk {
         self.visible = first.max(start)..end.min(start + CHUNK_LEN);
         self.keys = (self.visible.start - start) / KEY_STEP * KEY_STEP
             ..(self.visible.end - start).next_multiple_of(KEY_STEP);
+        let (table, block_size) = (input.table, input.op.shape.block_size);
+        for (key, slot) in self.slots.iter_mut().enumerate().take(self.keys.end).skip(self.keys.start) {
+            let position = start + key;
+            // A step may begin before the first block or end after the last one, where nobody sees it.
+            let block_idx = (position / block_size).checked_sub(table.first_block_idx as usize);
+            let block = block_idx.and_then(|idx| table.blocks.get(idx)).map_or(0, |block| *block as usize);
+            *slot = block * block_size + position % block_size;
+        }
         let sees_start = input.op.first_visible(end - 1) <= start;
         self.masked = !(sees_start && start + CHUNK_LEN <= input.first_position + 1);
         if !self.masked {
@@ -73,49 +81,59 @@ impl Chunk {
         }
     }
 
-    /// Copies the visible positions of a key-value head to their places.
+    /// The keys that some row sees, relative to the chunk.
+    #[inline(always)]
+    pub(super) fn visible_keys(&self) -> Range<usize> {
+        self.visible.start - self.start..self.visible.end - self.start
+    }
+
+    /// Copies the visible positions of a key-value head to their places, keys perhaps with others beside them.
     ///
     /// # Safety
     /// The processor has the instructions of `V`.
     #[inline(always)]
     pub(super) unsafe fn fetch<V: Vector, T: KvElement>(&mut self, input: &TileInput<T>, kv_head: usize) {
-        let (shape, dims) = (input.op.shape, self.dims);
+        let shape = input.op.shape;
+        let (head_dim, stride) = (shape.head_dim, shape.num_kv_heads * shape.head_dim);
+        // A step of keys then lies in one block.
+        let whole_steps = shape.block_size.is_multiple_of(KEY_STEP);
         for step in self.keys.clone().step_by(KEY_STEP) {
             let first = self.start + step;
             let positions = self.visible.start.max(first)..self.visible.end.min(first + KEY_STEP);
             for run in runs(input, positions) {
-                for idx in 0..run.len {
-                    let at = ((run.slot + idx) * shape.num_kv_heads + kv_head) * shape.head_dim;
-                    let key = run.position + idx - self.start;
-                    widen(&input.k[at..][..shape.head_dim], &mut self.some_k[(key - step) * dims..]);
-                    widen(&input.v[at..][..shape.head_dim], &mut self.v[key * dims..]);
-                }
-            }
-            for key in (0..KEY_STEP).step_by(V::LANES) {
-                for dim in (0..dims).step_by(V::LANES) {
-                    // SAFETY: both squares lie within their buffers, as `dims` and KEY_STEP are whole vectors.
+                let key = run.position - self.start;
+                if whole_steps {
+                    let at = (run.slot - (key - step)) * stride + kv_head * head_dim;
+                    let keys = &input.k[at..][..(KEY_STEP - 1) * stride + head_dim];
+                    // SAFETY: `keys` are there, and a step's places in `k`.
                     unsafe {
-                        let from = self.some_k.as_ptr().add(key * dims + dim);
-                        let to = self.k.as_mut_ptr().add(dim * CHUNK_LEN + step + key);
-                        V::transpose(from, dims, to, CHUNK_LEN);
+                        V::transpose_keys(keys.as_ptr(), stride, head_dim, self.k[step..].as_mut_ptr());
                     }
+                }
+                for idx in 0..run.len {
+                    let at = (run.slot + idx) * stride + kv_head * head_dim;
+                    if !whole_steps {
+                        let to = self.k[key + idx..].iter_mut().step_by(CHUNK_LEN);
+                        to.zip(&input.k[at..][..head_dim]).for_each(|(to, from)| *to = from.to_f32());
+                    }
+                    widen(&input.v[at..][..head_dim], &mut self.v[(key + idx) * self.dims..]);
                 }
             }
         }
     }
 }
 
-/// Asks memory for the chunk from position `start`, all key-value heads of a position together, as they lie.
+/// Asks memory for a head's keys and values of the chunk from position `start`.
 #[inline(always)]
-pub(super) fn prefetch_chunk<V: Vector, T>(input: &TileInput<T>, start: usize) {
+pub(super) fn prefetch<V: Vector, T>(input: &TileInput<T>, kv_head: usize, start: usize) {
     let shape = input.op.shape;
     let end = input.first_position + input.num_queries;
-    let len = input.kv_heads.len() * shape.head_dim;
     for run in runs(input, start.min(end)..end.min(start + CHUNK_LEN)) {
         for cache in [input.k, input.v] {
             for slot in run.slot..run.slot + run.len {
-                let at = (slot * shape.num_kv_heads + input.kv_heads.start) * shape.head_dim;
-                V::prefetch(&cache[at..][..len]);
+                V::prefetch(
+                    &cache[(slot * shape.num_kv_heads + kv_head) * shape.head_dim..][..shape.head_dim],
+                );
             }
         }
     }
@@ -146,7 +164,7 @@ fn runs<T>(input: &TileInput<T>, positions: Range<usize>) -> impl Iterator<Item 
     })
 }
 
-/// Exact widening of one key or value.
+/// Exact widening of one value.
 #[inline(always)]
 fn widen<T: KvElement>(from: &[T], to: &mut [f32]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());

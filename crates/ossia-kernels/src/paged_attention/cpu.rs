@@ -4,20 +4,26 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::PagedAttention;
+use super::sums::{Sums, padded};
 use super::tile::{Tile, TileInput};
 use super::vector::{self, Portable};
-use crate::cpu::{for_each_task, num_threads};
+use super::{PagedAttention, SPAN_LEN};
+use crate::cpu::{SharedSlice, for_each_task, num_threads};
 
 /// Rows (query, head of the group) of a tile: enough to pay for fetching its keys, few enough for L2.
 const TILE_ROWS: usize = 256;
+/// Most queries of a sequence whose spans are shared among tasks: those of a decoding one with its draft. Their time is
+/// that of reading its keys and values, as they lie.
+const FEW_QUERIES: usize = 8;
 /// Tasks per thread worth having, so that a busy core costs its share only.
-const TASKS_PER_THREAD: usize = 2;
+const TASKS_PER_THREAD: usize = 4;
 
 /// Element type of a cache.
 pub(super) trait KvElement: Copy + Sync {
     /// Exact widening.
     fn to_f32(self) -> f32;
+    /// The same pointer, if the elements are bf16.
+    fn as_bf16(from: *const Self) -> Option<*const bf16>;
 }
 
 impl KvElement for f32 {
@@ -25,12 +31,22 @@ impl KvElement for f32 {
     fn to_f32(self) -> f32 {
         self
     }
+
+    #[inline(always)]
+    fn as_bf16(_: *const Self) -> Option<*const bf16> {
+        None
+    }
 }
 
 impl KvElement for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn as_bf16(from: *const Self) -> Option<*const bf16> {
+        Some(from)
     }
 }
 
@@ -40,84 +56,138 @@ struct Task {
     kv_heads: Range<usize>,
     first_query: usize,
     num_queries: usize,
+    spans: Option<Spans>,
+}
+
+/// Some spans of a sequence with few queries.
+#[derive(Clone)]
+struct Spans {
+    range: Range<usize>,
+    /// Row of sums that they begin with, `[spans, queries, heads]` of [`Sums`].
+    first_row: usize,
+}
+
+/// What a processor computes attention with.
+pub(super) struct Path<T> {
+    /// For the messages of tests.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(super) name: &'static str,
+    /// Computes one task, as [`Tile::run`].
+    run_tile: fn(&TileInput<T>, &mut [f32]),
+    /// As [`Sums::merge`].
+    merge: fn(&mut [f32], &[f32]),
 }
 
 /// Attention of all queries, `[n, heads * head_dim]`.
 pub(super) fn attend<T: KvElement>(op: &PagedAttention, q: &[f32], k: &[T], v: &[T]) -> Vec<f32> {
-    attend_with(op, q, k, v, best_tile::<T>(), num_threads())
+    let path = available_paths().pop().unwrap_or_else(portable);
+    attend_with(op, q, k, v, &path, num_threads())
 }
 
-/// Computes one task: `[num_queries, kv_heads * group_size, head_dim]` into the last argument.
-pub(super) type TileFn<T> = fn(&TileInput<T>, &mut [f32]);
-
-/// [`attend`] with a given tile function and number of threads; the result depends on neither.
+/// [`attend`] with a given path and number of threads; the result depends on neither but for the rounding of the path.
 pub(super) fn attend_with<T: KvElement>(
     op: &PagedAttention,
     q: &[f32],
     k: &[T],
     v: &[T],
-    run_tile: TileFn<T>,
+    path: &Path<T>,
     threads: usize,
 ) -> Vec<f32> {
-    let group_len = op.shape.group_size() * op.shape.head_dim;
-    let token_len = op.shape.num_heads * op.shape.head_dim;
+    let shape = op.shape;
+    let sums_len = Sums::len(padded(shape.head_dim));
+    let (tasks, num_sums) = tasks(op, threads);
+    let mut sums = vec![0f32; num_sums * sums_len];
     let mut out = vec![0f32; q.len()];
-    let shared = SharedOut(out.as_mut_ptr());
-    let tasks = tasks(op, threads);
+    let (to_out, to_sums) = (SharedSlice::new(&mut out), SharedSlice::new(&mut sums));
     // Later tiles see more keys: the longest first keeps the threads busy to the end.
     for_each_task(tasks.len(), threads, |idx| {
         let task = &tasks[tasks.len() - 1 - idx];
-        let heads_len = task.kv_heads.len() * group_len;
-        let mut tile_out = vec![0f32; task.num_queries * heads_len];
-        run_tile(&tile_input(op, task, q, k, v), &mut tile_out);
-        for (query, from) in tile_out.chunks(heads_len).enumerate() {
-            let at = (task.first_query + query) * token_len + task.kv_heads.start * group_len;
-            // SAFETY: `at + heads_len <= n * token_len = out.len()`, as queries and heads are in range, and
-            // each (query, key-value head) belongs to one task, so no other thread writes here.
-            unsafe { shared.write(at, from) };
+        let (to, first_row, num_spans, len) = match &task.spans {
+            None => (&to_out, task.first_query * shape.num_heads, 1, shape.head_dim),
+            Some(spans) => (&to_sums, spans.first_row, spans.range.len(), sums_len),
+        };
+        let heads_len = task.kv_heads.len() * shape.group_size() * len;
+        let mut tile_out = vec![0f32; num_spans * task.num_queries * heads_len];
+        (path.run_tile)(&tile_input(op, task, q, k, v), &mut tile_out);
+        for (idx, from) in tile_out.chunks(heads_len).enumerate() {
+            let row = first_row + idx * shape.num_heads + task.kv_heads.start * shape.group_size();
+            // SAFETY: each (query, key-value head, span) belongs to one task, so no other thread writes here.
+            unsafe { to.range(row * len..row * len + heads_len) }.copy_from_slice(from);
         }
     });
+    add_spans(op, &tasks, &sums, path, &mut out);
     out
 }
 
-/// The output, written by all threads at places of their own.
-struct SharedOut(*mut f32);
-
-// SAFETY: `write` is the only access, and its callers keep to disjoint ranges.
-unsafe impl Sync for SharedOut {}
-
-impl SharedOut {
-    /// # Safety
-    /// `at..at + from.len()` lies in the allocation and nobody else touches it meanwhile.
-    unsafe fn write(&self, at: usize, from: &[f32]) {
-        // SAFETY: by the condition above; `from` is a borrow of other memory.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.0.add(at), from.len()) };
+/// The outputs of queries whose spans were shared among tasks.
+fn add_spans<T>(op: &PagedAttention, tasks: &[Task], sums: &[f32], path: &Path<T>, out: &mut [f32]) {
+    let (shape, len) = (op.shape, Sums::len(padded(op.shape.head_dim)));
+    let mut total = vec![0f32; len];
+    // The tasks of a sequence's first heads cover all of its spans.
+    let tasks = tasks.iter().filter_map(|task| Some((task, task.spans.as_ref()?)));
+    let tasks: Vec<(&Task, &Spans)> = tasks.filter(|(task, _)| task.kv_heads.start == 0).collect();
+    for seq in tasks.chunk_by(|(a, _), (b, _)| a.seq == b.seq) {
+        let (Task { first_query, num_queries, .. }, Spans { first_row, .. }) = seq[0];
+        let num_spans: usize = seq.iter().map(|(_, spans)| spans.range.len()).sum();
+        let num_rows = num_queries * shape.num_heads;
+        for row in 0..num_rows {
+            Sums::of_sink(&mut total, op.layer.sinks[row % shape.num_heads]);
+            for span in 0..num_spans {
+                (path.merge)(&mut total, &sums[(first_row + span * num_rows + row) * len..][..len]);
+            }
+            let at = (first_query * shape.num_heads + row) * shape.head_dim;
+            Sums::divide(&total, &mut out[at..at + shape.head_dim]);
+        }
     }
 }
 
-fn tasks(op: &PagedAttention, threads: usize) -> Vec<Task> {
+/// The tasks, those of a sequence together and in the order of spans, and the number of rows of sums that they fill.
+fn tasks(op: &PagedAttention, threads: usize) -> (Vec<Task>, usize) {
     let tile_queries = (TILE_ROWS / op.shape.group_size()).max(1);
     let num_kv_heads = op.shape.num_kv_heads;
     let bounds = op.metadata.cu_seqlens_q.windows(2).map(|bounds| bounds[0] as usize..bounds[1] as usize);
-    let num_tiles: usize = bounds.clone().map(|queries| queries.len().div_ceil(tile_queries)).sum();
-    // Neighbouring heads lie side by side in memory: with few queries, when fetching them is most of the work, a task
-    // takes as many as leave enough tasks.
-    let few_queries = op.metadata.cu_seqlens_q.last().is_none_or(|n| (*n as usize) < tile_queries);
-    let heads_per_task = match few_queries {
-        true => (num_tiles * num_kv_heads / (TASKS_PER_THREAD * threads)).clamp(1, num_kv_heads),
-        false => 1,
+    let spans = |(queries, &end): (Range<usize>, &u32)| {
+        let first = op.first_visible(end as usize - queries.len());
+        (queries, first / SPAN_LEN..(end as usize).div_ceil(SPAN_LEN))
+    };
+    let seqs: Vec<(Range<usize>, Range<usize>)> = bounds.zip(op.metadata.context_lens).map(spans).collect();
+    let few = |queries: &Range<usize>| (1..=FEW_QUERIES).contains(&queries.len());
+    let num_spans: usize = seqs.iter().filter(|seq| few(&seq.0)).map(|seq| seq.1.len()).sum();
+    // Neighbouring heads lie side by side in memory, and so do spans: a task takes as many as leave enough tasks.
+    let enough = TASKS_PER_THREAD * threads;
+    let heads_of_span = (num_spans * num_kv_heads / enough).clamp(1, num_kv_heads);
+    let spans_of_task = (num_spans / enough).max(1);
+    let heads = |per_task: usize| {
+        (0..num_kv_heads).step_by(per_task).map(move |first| first..num_kv_heads.min(first + per_task))
     };
     let mut tasks = Vec::new();
-    for (seq, queries) in bounds.enumerate() {
+    let mut num_sums = 0;
+    for (seq, (queries, spans)) in seqs.into_iter().enumerate() {
+        let (first_query, num_queries) = (queries.start, queries.len());
+        if few(&queries) {
+            for first in spans.clone().step_by(spans_of_task) {
+                let range = first..spans.end.min(first + spans_of_task);
+                let some = Spans { range, first_row: num_sums };
+                num_sums += some.range.len() * num_queries * op.shape.num_heads;
+                tasks.extend(heads(heads_of_span).map(|kv_heads| {
+                    let spans = Some(some.clone());
+                    Task { seq, kv_heads, first_query, num_queries, spans }
+                }));
+            }
+            continue;
+        }
         for first_query in queries.clone().step_by(tile_queries) {
             let num_queries = tile_queries.min(queries.end - first_query);
-            for first in (0..num_kv_heads).step_by(heads_per_task) {
-                let kv_heads = first..num_kv_heads.min(first + heads_per_task);
-                tasks.push(Task { seq, kv_heads, first_query, num_queries });
-            }
+            tasks.extend(heads(1).map(|kv_heads| Task {
+                seq,
+                kv_heads,
+                first_query,
+                num_queries,
+                spans: None,
+            }));
         }
     }
-    tasks
+    (tasks, num_sums)
 }
 
 fn tile_input<'a, T>(
@@ -139,52 +209,61 @@ fn tile_input<'a, T>(
         first_query: task.first_query,
         first_position: context_len - (end - task.first_query),
         num_queries: task.num_queries,
+        spans: task.spans.as_ref().map(|spans| spans.range.clone()),
     }
 }
 
-/// The fastest tile function that this processor runs.
-fn best_tile<T: KvElement>() -> TileFn<T> {
-    available_tiles::<T>().pop().map_or(portable_tile::<T>, |(_, run_tile)| run_tile)
-}
-
-/// Every tile function that this processor runs, best last.
-pub(super) fn available_tiles<T: KvElement>() -> Vec<(&'static str, TileFn<T>)> {
-    let mut tiles: Vec<(&'static str, TileFn<T>)> = vec![("portable", portable_tile::<T>)];
+/// Every path that this processor runs, best last.
+pub(super) fn available_paths<T: KvElement>() -> Vec<Path<T>> {
+    let mut paths = vec![portable::<T>()];
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            tiles.push(("avx2", avx2_tile::<T>));
+            paths.push(Path { name: "avx2", run_tile: avx2_tile::<T>, merge: avx2_merge });
         }
         if is_x86_feature_detected!("avx512f") {
-            tiles.push(("avx512", avx512_tile::<T>));
+            paths.push(Path { name: "avx512", run_tile: avx512_tile::<T>, merge: avx512_merge });
         }
     }
-    tiles
+    paths
 }
 
-fn portable_tile<T: KvElement>(input: &TileInput<T>, out: &mut [f32]) {
+/// The path in plain Rust.
+fn portable<T: KvElement>() -> Path<T> {
     // SAFETY: plain Rust runs everywhere.
-    unsafe { Tile::<Portable>::run(input, out) }
+    let run_tile = |input: &TileInput<T>, out: &mut [f32]| unsafe { Tile::<Portable>::run(input, out) };
+    // SAFETY: as above.
+    let merge = |total: &mut [f32], later: &[f32]| unsafe { Sums::merge::<Portable>(total, later) };
+    Path { name: "portable", run_tile, merge }
+}
+
+/// Functions compiled for a vector type's instructions.
+#[cfg(target_arch = "x86_64")]
+macro_rules! compiled_for {
+    ($vector:ty, $features:literal, $tile:ident, $merge:ident) => {
+        fn $tile<T: KvElement>(input: &TileInput<T>, out: &mut [f32]) {
+            #[target_feature(enable = $features)]
+            fn run<T: KvElement>(input: &TileInput<T>, out: &mut [f32]) {
+                // SAFETY: this function is compiled for the instructions that the vector type needs.
+                unsafe { Tile::<$vector>::run(input, out) }
+            }
+            // SAFETY: `available_paths` hands this function out only where the processor has the instructions.
+            unsafe { run(input, out) }
+        }
+
+        fn $merge(total: &mut [f32], later: &[f32]) {
+            #[target_feature(enable = $features)]
+            fn run(total: &mut [f32], later: &[f32]) {
+                // SAFETY: as above.
+                unsafe { Sums::merge::<$vector>(total, later) }
+            }
+            // SAFETY: as above.
+            unsafe { run(total, later) }
+        }
+    };
 }
 
 #[cfg(target_arch = "x86_64")]
-fn avx2_tile<T: KvElement>(input: &TileInput<T>, out: &mut [f32]) {
-    #[target_feature(enable = "avx2,fma")]
-    fn run<T: KvElement>(input: &TileInput<T>, out: &mut [f32]) {
-        // SAFETY: this function is compiled for the instructions that the vector type needs.
-        unsafe { Tile::<vector::Avx2>::run(input, out) }
-    }
-    // SAFETY: `available_tiles` hands this function out only where the processor has AVX2 and FMA.
-    unsafe { run(input, out) }
-}
-
+compiled_for!(vector::Avx2, "avx2,fma", avx2_tile, avx2_merge);
 #[cfg(target_arch = "x86_64")]
-fn avx512_tile<T: KvElement>(input: &TileInput<T>, out: &mut [f32]) {
-    #[target_feature(enable = "avx512f")]
-    fn run<T: KvElement>(input: &TileInput<T>, out: &mut [f32]) {
-        // SAFETY: this function is compiled for the instructions that the vector type needs.
-        unsafe { Tile::<vector::Avx512>::run(input, out) }
-    }
-    // SAFETY: `available_tiles` hands this function out only where the processor has AVX-512F.
-    unsafe { run(input, out) }
-}
+compiled_for!(vector::Avx512, "avx512f", avx512_tile, avx512_merge);

@@ -2,13 +2,16 @@
 //!
 //! The bits of a query's output depend only on the query, the keys and values it sees and their absolute
 //! positions: keys are reduced in chunks that start at absolute multiples of [`CHUNK_LEN`], each chunk is
-//! summed in ascending order on its own, and chunks are merged in ascending order. So neither chunked
-//! prefill, nor the batch, nor the number of threads, nor the physical blocks show in the result.
+//! summed in ascending order on its own, chunks are merged in ascending order to spans that start at absolute
+//! multiples of [`SPAN_LEN`], and spans are merged in ascending order. So neither chunked prefill, nor the batch, nor
+//! the number of threads, which may take a span each, nor the physical blocks show in the result.
 
 mod chunk;
 mod cpu;
 #[cfg(test)]
 mod reference;
+mod softmax;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -22,6 +25,10 @@ use crate::{KernelError, Result};
 
 /// Key positions that are reduced together, at absolute multiples of it.
 pub(crate) const CHUNK_LEN: usize = 64;
+
+/// Positions whose chunks are merged on their own, at absolute multiples of it: of a long context with few queries each
+/// span can be computed by another thread. Whole chunks.
+pub(crate) const SPAN_LEN: usize = 512;
 
 /// What is fixed per layer.
 #[derive(Clone, Copy, Debug)]

@@ -132,10 +132,10 @@ fn shape_of_20b() -> AttentionShape {
 fn check_against_definition(case: &Case) {
     case.with_op(&case.whole(), |op, q| {
         let expected = reference::attend(op, q, &case.k, &case.v);
-        for (name, tile) in cpu::available_tiles::<f32>() {
-            let out = cpu::attend_with(op, q, &case.k, &case.v, tile, 2);
+        for path in cpu::available_paths::<f32>() {
+            let out = cpu::attend_with(op, q, &case.k, &case.v, &path, 2);
             for (out, expected) in out.iter().zip(&expected) {
-                assert!((out - expected).abs() < 2e-5, "{name} {:?}: {out} {expected}", op.shape);
+                assert!((out - expected).abs() < 2e-5, "{} {:?}: {out} {expected}", path.name, op.shape);
             }
         }
     });
@@ -146,22 +146,56 @@ fn bits_depend_on_nothing_but_the_query_and_its_context() {
     for (shape, window) in
         [(shape_of_20b(), None), (shape_of_20b(), Some(128)), (shape(3, 1, 6, 16), Some(7))]
     {
-        let case = Case::new(shape, window, &[300, 77], 5);
-        let elsewhere = Case::new(shape, window, &[300, 77], 11);
+        // More than one span.
+        let case = Case::new(shape, window, &[700, 77], 5);
+        let elsewhere = Case::new(shape, window, &[700, 77], 11);
         let token_len = shape.num_heads * shape.head_dim;
-        for (_, tile) in cpu::available_tiles::<f32>() {
+        for path in cpu::available_paths::<f32>() {
             let run = |case: &Case, parts: &[(usize, u32, u32)], threads: usize| {
-                case.with_op(parts, |op, q| cpu::attend_with(op, q, &case.k, &case.v, tile, threads))
+                case.with_op(parts, |op, q| cpu::attend_with(op, q, &case.k, &case.v, &path, threads))
             };
-            let alone = run(&case, &[(0, 0, 300)], 1);
-            let both = run(&elsewhere, &[(1, 0, 77), (0, 0, 300)], 2);
+            let alone = run(&case, &[(0, 0, 700)], 1);
+            let both = run(&elsewhere, &[(1, 0, 77), (0, 0, 700)], 2);
             assert_eq!(alone, both[77 * token_len..]);
             for chunk in [1u32, 7, 64, 100] {
                 let mut out = Vec::new();
-                for start in (0..300).step_by(chunk as usize) {
-                    out.extend(run(&case, &[(0, start, 300.min(start + chunk))], 2));
+                for start in (0..700).step_by(chunk as usize) {
+                    out.extend(run(&case, &[(0, start, 700.min(start + chunk))], 2));
                 }
                 assert_eq!(out, alone, "chunks of {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn few_rows_over_bf16_caches_have_the_bits_of_many() {
+    let shapes =
+        [shape_of_20b(), shape(6, 2, 32, 16), shape(12, 1, 64, 32), shape(20, 1, 64, 16), shape(4, 1, 64, 5)];
+    for (shape, window) in shapes.into_iter().flat_map(|shape| [None, Some(7), Some(128)].map(|w| (shape, w)))
+    {
+        let context = if shape.block_size == 5 { 300 } else { 550 };
+        let case = Case::new(shape, window, &[context], 5);
+        let round = |cache: &[f32]| -> Vec<bf16> { cache.iter().map(|&x| bf16::from_f32(x)).collect() };
+        let (k, v) = (round(&case.k), round(&case.v));
+        for path in cpu::available_paths::<bf16>() {
+            let run = |first: u32, end: u32| {
+                case.with_op(&[(0, first, end)], |op, q| cpu::attend_with(op, q, &k, &v, &path, 2))
+            };
+            let whole = run(0, context);
+            for num_queries in 1..=3 {
+                let starts = (0..20).chain([63, 64, 65, 127, 128, 130, 200, 255, 290, context - 3]);
+                for first in starts.map(|first| first.min(context - num_queries)) {
+                    let range =
+                        [first, first + num_queries].map(|at| at as usize * shape.num_heads * shape.head_dim);
+                    let found = run(first, first + num_queries);
+                    assert_eq!(
+                        found,
+                        whole[range[0]..range[1]],
+                        "{} {shape:?} {window:?} {first}",
+                        path.name
+                    );
+                }
             }
         }
     }
@@ -183,9 +217,9 @@ fn dropped_blocks_do_not_show() {
 fn avx2_and_avx512_give_the_same_bits() {
     let case = Case::new(shape_of_20b(), None, &[300], 5);
     let fused: Vec<_> =
-        cpu::available_tiles::<f32>().into_iter().filter(|(name, _)| *name != "portable").collect();
+        cpu::available_paths::<f32>().into_iter().filter(|path| path.name != "portable").collect();
     let outs: Vec<Vec<f32>> = case.with_op(&[(0, 0, 300)], |op, q| {
-        fused.iter().map(|(_, tile)| cpu::attend_with(op, q, &case.k, &case.v, *tile, 1)).collect()
+        fused.iter().map(|path| cpu::attend_with(op, q, &case.k, &case.v, path, 1)).collect()
     });
     assert!(outs.windows(2).all(|pair| pair[0] == pair[1]));
 }

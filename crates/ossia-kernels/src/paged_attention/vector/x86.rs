@@ -2,7 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use super::Vector;
+use half::bf16;
+
+use super::{AttentionShape, CHUNK_LEN, FEW_ROWS, KEY_STEP, KvElement, Portable, Vector};
+use crate::cpu::transpose_16x16;
+
+mod few_rows;
 
 /// AVX2 and FMA: 8 lanes of __m256.
 #[derive(Clone, Copy)]
@@ -186,17 +191,50 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        // SAFETY: the trait's condition, and the caller's: both squares are there.
-        unsafe {
-            let mut rows = [_mm512_setzero_ps(); 16];
-            for (idx, row) in rows.iter_mut().enumerate() {
-                *row = _mm512_loadu_ps(from.add(idx * from_stride));
+    unsafe fn transpose_keys<T: KvElement>(from: *const T, stride: usize, head_dim: usize, to: *mut f32) {
+        let pairs_fill_registers = head_dim.is_multiple_of(2 * Self::LANES);
+        match (T::as_bf16(from), pairs_fill_registers) {
+            (Some(from), true) => {
+                for dim in (0..head_dim).step_by(2 * Self::LANES) {
+                    // SAFETY: the trait's condition, and the caller's: keys and places are there.
+                    unsafe { transpose_pairs(from.add(dim), stride, to.add(dim * CHUNK_LEN)) };
+                }
             }
-            for (idx, column) in transpose(rows).into_iter().enumerate() {
-                _mm512_storeu_ps(to.add(idx * to_stride), column);
-            }
+            // SAFETY: the caller's promise; plain Rust runs everywhere.
+            _ => unsafe { Portable::transpose_keys(from, stride, head_dim, to) },
         }
+    }
+
+    #[inline(always)]
+    fn reads_cache<T: KvElement>(shape: AttentionShape) -> bool {
+        T::as_bf16(std::ptr::null()).is_some()
+            && shape.head_dim.is_multiple_of(2 * Self::LANES)
+            && shape.block_size.is_multiple_of(KEY_STEP)
+    }
+
+    #[inline(always)]
+    unsafe fn logits<T: KvElement>(
+        q: *const f32,
+        keys: *const T,
+        stride: usize,
+        head_dim: usize,
+        to: &mut [[f32; CHUNK_LEN]; FEW_ROWS],
+        at: usize,
+    ) {
+        // SAFETY: the trait's condition, and the caller's.
+        unsafe { few_rows::logits(q, keys.cast(), stride, head_dim, to, at) }
+    }
+
+    #[inline(always)]
+    unsafe fn values<T: KvElement>(
+        values: impl Iterator<Item = (usize, *const T)>,
+        probs: &[[f32; CHUNK_LEN]; FEW_ROWS],
+        shrink: &[f32; FEW_ROWS],
+        sums: *mut f32,
+        len: usize,
+    ) {
+        // SAFETY: the trait's condition, and the caller's.
+        unsafe { few_rows::values(values, probs, shrink, sums, len) }
     }
 
     #[inline(always)]
@@ -232,30 +270,33 @@ fn halves(x: __m512) -> [__m256; 2] {
     [_mm512_castps512_ps256(x), _mm256_castpd_ps(high)]
 }
 
-/// Sixteen rows of sixteen values to sixteen columns.
+/// Widens 16 keys of 32 values, `stride` from each other, to 32 rows of `CHUNK_LEN`, of which the first 16 places are
+/// written: pairs of values change places first, as they lie in a key, then they part.
+///
+/// # Safety
+/// AVX-512F; keys and places are there.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512; 16]) -> [__m512; 16] {
-    // Each quarter of `fours[i][j]` is a column of rows `4 * i` to `4 * i + 3`: quarter `q` is column `4 * q + j`.
-    let mut fours = [[_mm512_setzero_ps(); 4]; 4];
-    for (i, fours) in fours.iter_mut().enumerate() {
-        let [a, b, c, d] = [rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]];
-        let ab = [_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)];
-        let cd = [_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)];
-        for half in 0..2 {
-            fours[2 * half] = _mm512_shuffle_ps::<0x44>(ab[half], cd[half]);
-            fours[2 * half + 1] = _mm512_shuffle_ps::<0xEE>(ab[half], cd[half]);
+unsafe fn transpose_pairs(from: *const bf16, stride: usize, to: *mut f32) {
+    let mut keys = [_mm512_setzero_si512(); 16];
+    for (key, pairs) in keys.iter_mut().enumerate() {
+        // SAFETY: 32 values of 16 bits fill a register.
+        *pairs = unsafe { _mm512_loadu_si512(from.add(key * stride).cast()) };
+    }
+    for (pair, column) in transpose_16x16(keys).iter().enumerate() {
+        let [even, odd] = widen_pairs(*column);
+        // SAFETY: the caller's promise.
+        unsafe {
+            _mm512_storeu_ps(to.add(2 * pair * CHUNK_LEN), even);
+            _mm512_storeu_ps(to.add((2 * pair + 1) * CHUNK_LEN), odd);
         }
     }
-    let mut columns = [_mm512_setzero_ps(); 16];
-    for j in 0..4 {
-        let [a, b, c, d] = [fours[0][j], fours[1][j], fours[2][j], fours[3][j]];
-        let low = [_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d)];
-        let high = [_mm512_shuffle_f32x4::<0xEE>(a, b), _mm512_shuffle_f32x4::<0xEE>(c, d)];
-        columns[j] = _mm512_shuffle_f32x4::<0x88>(low[0], low[1]);
-        columns[4 + j] = _mm512_shuffle_f32x4::<0xDD>(low[0], low[1]);
-        columns[8 + j] = _mm512_shuffle_f32x4::<0x88>(high[0], high[1]);
-        columns[12 + j] = _mm512_shuffle_f32x4::<0xDD>(high[0], high[1]);
-    }
-    columns
+}
+
+/// The first values of 16 pairs of bf16, and the second ones.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen_pairs(pairs: __m512i) -> [__m512; 2] {
+    let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+    [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(odd)]
 }
