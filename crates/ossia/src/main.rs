@@ -40,6 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
+    ossia_kernels::keep_freed_memory();
     let args: Vec<_> = std::env::args_os().collect();
     let parsed = config::parse(&args)?;
     match &parsed.cli.command {

@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
+mod freed_memory;
 mod helpers;
 mod isa;
 mod pool;
@@ -11,6 +12,7 @@ mod shared;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
+pub use freed_memory::keep_freed_memory;
 pub use isa::Isa;
 pub(crate) use pool::{for_each_task, threads_for};
 pub use pool::{num_threads, set_num_threads};
