@@ -89,7 +89,7 @@ impl Matmul {
         }
         #[cfg(target_arch = "x86_64")]
         if self.uses_integers(weight.format) {
-            if self.isa == Isa::Amx && rows.len() > int16::few_tokens(weight.format) {
+            if self.isa == Isa::Amx && rows.len() > int16::FEWER_THAN_TILES {
                 // SAFETY: AMX, which includes AVX-512 here, was detected.
                 let packed = unsafe { int16::Int16Tiles::pack(weight.cols, rows) };
                 return PackedActivations::Int16Tiles(packed);

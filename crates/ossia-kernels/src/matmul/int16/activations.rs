@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{BLOCK, GROUP, LANES, PAIRS, PLANES, TILE, few_tokens};
-use crate::cpu::Scratch;
+use crate::cpu::{Scratch, transpose_16x16};
 use crate::weight::Format;
 
 /// Exponent below which a block's grid gets no finer: its step is then 2^-114.
@@ -25,6 +25,16 @@ pub(crate) struct Int16Rows {
     /// As bits.
     pairs: Scratch,
     half_steps: Scratch,
+}
+
+/// Pairs and half steps of a token.
+pub(super) type PackedRow = (*const i32, *const f32);
+
+/// Tokens cut into as few ranges of at most `most` as there must be, of nearly the same size: a range of one token would
+/// wait for its own sums.
+pub(super) fn passes(num_tokens: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = num_tokens.div_ceil(most);
+    (0..count).map(move |pass| num_tokens * pass / count..num_tokens * (pass + 1) / count)
 }
 
 /// Where pairs and half steps lie.
@@ -57,14 +67,19 @@ impl Int16Rows {
             pairs: Scratch::new(num_tokens * num_groups * GROUP / 2),
             half_steps: Scratch::new(num_tokens * num_groups * half_steps_per_group(layout)),
         };
-        let num_blocks = num_groups * GROUP / BLOCK;
-        for (token, row) in rows.enumerate() {
-            for (block, values) in row.chunks(BLOCK).enumerate() {
-                // SAFETY: the caller's promise.
-                packed.put(token, block, unsafe { quantize(values) });
+        match layout {
+            Layout::Rows => {
+                for (token, row) in rows.enumerate() {
+                    // SAFETY: the caller's promise.
+                    unsafe { packed.put_row(token, row) };
+                }
             }
-            for block in cols.div_ceil(BLOCK)..num_blocks {
-                packed.put(token, block, ([0; PAIRS], 0.0));
+            Layout::Tiles => {
+                let rows: Vec<&[f32]> = rows.collect();
+                for tokens in packed.tiles() {
+                    // SAFETY: the caller's promise.
+                    unsafe { packed.put_tile(tokens.start, &rows[tokens]) };
+                }
             }
         }
         packed
@@ -86,19 +101,17 @@ impl Int16Rows {
     }
 
     /// Pairs and half steps of a token in [`Layout::Rows`].
-    pub(super) fn row(&self, token: usize) -> (*const i32, *const f32) {
+    pub(super) fn row(&self, token: usize) -> PackedRow {
         assert!(self.layout == Layout::Rows);
         let first_group = token * self.num_groups;
         let half_steps = &self.half_steps[first_group * half_steps_per_group(self.layout)..];
         (self.pairs[first_group * GROUP / 2..].as_ptr().cast(), half_steps.as_ptr())
     }
 
-    /// Tokens of each tile of [`Layout::Tiles`], ascending; at least half as many as a tile takes, as fewer would not be
-    /// laid out so.
-    pub(super) fn tiles(&self) -> impl Iterator<Item = Range<usize>> {
-        let (num_tokens, num_tiles) = (self.num_tokens, self.num_tokens.div_ceil(TILE));
-        // Of nearly the same size: a tile of one token would wait for its own sums.
-        (0..num_tiles).map(move |tile| num_tokens * tile / num_tiles..num_tokens * (tile + 1) / num_tiles)
+    /// Tokens of each tile of [`Layout::Tiles`], ascending; at least half as many as a tile takes, as fewer tokens would not
+    /// be laid out so.
+    pub(super) fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        passes(self.num_tokens, TILE)
     }
 
     /// Pairs and half steps of a tile in [`Layout::Tiles`] that starts with token `first`.
@@ -109,31 +122,60 @@ impl Int16Rows {
         (self.pairs[first_group * GROUP / 2..].as_ptr().cast(), half_steps.as_ptr())
     }
 
-    fn put(&mut self, token: usize, block: usize, (pairs, half_step): Quantized) {
-        let (group, in_group) = (block / 4, block % 4);
-        match self.layout {
-            Layout::Rows => {
-                let at = token * self.num_groups + group;
-                self.half_steps[at * LANES + 4 * in_group..][..4].fill(half_step);
-                for (s, pairs) in pairs.chunks_exact(4).enumerate() {
-                    let to = &mut self.pairs[(at * PLANES + s) * LANES + 4 * in_group..][..4];
-                    to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = f32::from_bits(*pair as u32));
-                }
-            }
-            Layout::Tiles => {
-                // The inverse of `tiles`.
-                let num_tiles = self.num_tokens.div_ceil(TILE);
-                let tile = (num_tiles * (token + 1) - 1) / self.num_tokens;
-                let first = self.num_tokens * tile / num_tiles;
-                let count = self.num_tokens * (tile + 1) / num_tiles - first;
-                let at = first * self.num_groups * 4 + block * count + (token - first);
-                self.half_steps[at] = half_step;
-                let at = first * self.num_groups * GROUP / 2 + block * PAIRS * count + (token - first);
-                let to = self.pairs[at..].iter_mut().step_by(count);
-                to.zip(pairs).for_each(|(to, pair)| *to = f32::from_bits(pair as u32));
+    /// Packs one token for [`Layout::Rows`].
+    ///
+    /// # Safety
+    /// AVX-512 F, BW, DQ and VL.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn put_row(&mut self, token: usize, row: &[f32]) {
+        for block in 0..self.num_groups * GROUP / BLOCK {
+            // SAFETY: the caller's promise.
+            let (pairs, half_step) = unsafe { quantize(block_of(row, block)) };
+            let (group, in_group) = (block / 4, block % 4);
+            let at = token * self.num_groups + group;
+            self.half_steps[at * LANES + 4 * in_group..][..4].fill(half_step);
+            for (s, pairs) in pairs.chunks_exact(4).enumerate() {
+                let to = &mut self.pairs[(at * PLANES + s) * LANES + 4 * in_group..][..4];
+                to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = f32::from_bits(*pair as u32));
             }
         }
     }
+
+    /// Packs a tile of tokens, from token `first`, for [`Layout::Tiles`].
+    ///
+    /// # Safety
+    /// As [`Int16Rows::put_row`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn put_tile(&mut self, first: usize, rows: &[&[f32]]) {
+        let count = rows.len();
+        assert!((1..=TILE).contains(&count));
+        let lanes = u16::MAX >> (LANES - count);
+        let num_blocks = self.num_groups * GROUP / BLOCK;
+        let half_steps = &mut self.half_steps[first * num_blocks..][..count * num_blocks];
+        let pairs = &mut self.pairs[first * num_blocks * PAIRS..][..count * num_blocks * PAIRS];
+        for block in 0..num_blocks {
+            let mut tokens = [_mm512_setzero_si512(); LANES];
+            for (token, row) in rows.iter().enumerate() {
+                // SAFETY: the caller's promise; 16 pairs are a register long.
+                unsafe {
+                    let (pairs, half_step) = quantize(block_of(row, block));
+                    tokens[token] = _mm512_loadu_si512(pairs.as_ptr().cast());
+                    half_steps[block * count + token] = half_step;
+                }
+            }
+            let to = &mut pairs[block * PAIRS * count..][..PAIRS * count];
+            for (pair, tokens) in transpose_16x16(tokens).iter().enumerate() {
+                // SAFETY: the mask keeps to the tokens of the pair.
+                unsafe { _mm512_mask_storeu_epi32(to[pair * count..].as_mut_ptr().cast(), lanes, *tokens) };
+            }
+        }
+    }
+}
+
+/// The values of block `block` of a row; none past its end.
+fn block_of(row: &[f32], block: usize) -> &[f32] {
+    let first = (block * BLOCK).min(row.len());
+    &row[first..row.len().min(first + BLOCK)]
 }
 
 const fn half_steps_per_group(layout: Layout) -> usize {
@@ -162,7 +204,7 @@ fn pow2(exponent: i32) -> f32 {
 /// AVX-512 F, BW, DQ and VL.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn quantize(values: &[f32]) -> Quantized {
-    let mask = u32::MAX >> (BLOCK - values.len());
+    let mask = u32::MAX.checked_shr((BLOCK - values.len()) as u32).unwrap_or(0);
     // SAFETY: the mask keeps the loads within `values`.
     let (a, b) = unsafe {
         (

@@ -47,8 +47,11 @@ const TILE: usize = 12;
 /// Most tokens for which decoding weights in registers, once for every few of them, beats unpacking them. More than half
 /// a tile, so that no tile of [`wide`] is smaller than that.
 pub(super) fn few_tokens(format: Format<'_>) -> usize {
-    if matches!(format, Format::Int8(_)) { 8 } else { 12 }
+    if matches!(format, Format::Int8(_)) { 16 } else { 12 }
 }
+
+/// Most tokens that weights of 8 and 10 bits meet without AMX where it is there.
+pub(super) const FEWER_THAN_TILES: usize = 8;
 
 /// MXFP4 rows of one matrix.
 #[derive(Clone, Copy)]

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::activations::{PackedRow, passes};
 use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES, add_products};
 
 /// Rows at a time: their block sums, four lanes each, are added up together.
@@ -14,20 +15,13 @@ const TOKENS: usize = 5;
 /// Bytes of a block's codes.
 const CODES: usize = BLOCK / 2;
 
-/// Pairs and half steps of a token.
-type PackedRow = (*const i32, *const f32);
-
 /// As [`super::multiply`], up to [`TOKENS`] tokens at a time.
 ///
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn multiply(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
-    let num_tokens = x.num_tokens();
-    let passes = num_tokens.div_ceil(TOKENS);
-    for pass in 0..passes {
-        // Of nearly the same size, as few tokens make little of the weights' decoding.
-        let tokens = num_tokens * pass / passes..num_tokens * (pass + 1) / passes;
+    for tokens in passes(x.num_tokens(), TOKENS) {
         let out = &mut out[tokens.start * rows.len()..tokens.end * rows.len()];
         // SAFETY: the caller's promise.
         unsafe {

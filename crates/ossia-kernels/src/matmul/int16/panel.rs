@@ -17,12 +17,6 @@ pub(super) const ROWS: usize = WIDTH * LANES;
 
 /// Blocks of a group.
 const BLOCKS: usize = GROUP / BLOCK;
-/// Most groups of a panel, so that it stays in the first-level cache beside the activations it meets.
-pub(super) const MAX_GROUPS: usize = 2;
-
-/// How far ahead of bytes being unpacked memory is asked for: what the next panel will hold of the rows.
-const AHEAD: usize = MAX_GROUPS * BLOCKS * LANES * BLOCK;
-
 /// 32 rows, a row per lane: some groups of them as `[blocks, 16 pairs, 32 rows]` of two weights each, and a scale per
 /// block and row.
 pub(super) struct Panel {
@@ -35,11 +29,11 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    /// An empty panel for rows of `num_groups` groups.
-    pub(super) fn new(num_groups: usize) -> Self {
+    /// An empty panel for [`PanelSource::GROUPS`] of rows of `num_groups` groups.
+    pub(super) fn new<S: PanelSource>(num_groups: usize) -> Self {
         Self {
             rows: [0..0, 0..0],
-            pairs: Scratch::new(MAX_GROUPS * BLOCKS * PAIRS * ROWS),
+            pairs: Scratch::new(S::GROUPS * BLOCKS * PAIRS * ROWS),
             scales: Scratch::new(num_groups * BLOCKS * ROWS),
         }
     }
@@ -71,7 +65,7 @@ impl Panel {
         }
     }
 
-    /// Unpacks `groups` of the rows. Blocks past the end of the rows are zero.
+    /// Unpacks `groups` of the rows, at most [`PanelSource::GROUPS`]. Blocks past the end of the rows are zero.
     ///
     /// # Safety
     /// As [`Panel::begin`], which came before with the same weights; the groups begin within the rows.
@@ -88,6 +82,9 @@ impl Panel {
 
 /// Weights that can be unpacked into half a panel, whose 16 lanes are every other 16 values of what is handed over.
 pub(super) trait PanelSource: Copy {
+    /// Groups of a panel: as many as leave room in the first-level cache for the activations and sums that they meet.
+    const GROUPS: usize;
+
     /// The scales of up to 16 rows to `[blocks, 16 lanes and 16 others]`.
     ///
     /// # Safety
@@ -102,6 +99,9 @@ pub(super) trait PanelSource: Copy {
 }
 
 impl PanelSource for Mxfp4Rows<'_> {
+    // The more there are, the fewer times the sums come and go.
+    const GROUPS: usize = 3;
+
     #[inline]
     unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]) {
         // SAFETY: the caller's promise.
@@ -116,6 +116,8 @@ impl PanelSource for Mxfp4Rows<'_> {
 }
 
 impl PanelSource for Int8View<'_> {
+    const GROUPS: usize = 2;
+
     #[inline]
     unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]) {
         // SAFETY: the caller's promise.
@@ -152,6 +154,8 @@ unsafe fn int8_scales(weight: Int8View, source: usize, to: &mut [f32]) {
 /// As [`PanelSource::fill_group`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn int8_group(weight: Int8View, source: usize, group: usize, to: &mut [f32]) {
+    /// How far ahead of bytes being unpacked memory is asked for: what the next panel will hold of the rows.
+    const AHEAD: usize = <Int8View as PanelSource>::GROUPS * BLOCKS * LANES * BLOCK;
     for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
         let from = group * BLOCKS + block;
         if from >= weight.num_blocks {
@@ -205,10 +209,8 @@ unsafe fn mxfp4_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, to: &
         from = from.wrapping_add(if lane + 1 < rows.len() { row_len } else { 0 });
     }
     let halves = load_weights();
-    let columns = transpose_16x16(lines);
     let to: *mut i32 = to[..PLACES].as_mut_ptr().cast();
-    for dword in 0..LANES {
-        let codes = columns[dword];
+    for (dword, &codes) in transpose_16x16(lines).iter().enumerate() {
         let weights = [
             _mm512_permutexvar_epi16(codes, halves),
             _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), halves),

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::panel::{MAX_GROUPS, Panel, PanelSource, ROWS, WIDTH};
+use super::panel::{Panel, PanelSource, ROWS, WIDTH};
 use super::{BLOCK, GROUP, Int16Rows, LANES, PAIRS, TILE, add_products};
 use crate::cpu::Scratch;
 
@@ -20,15 +20,15 @@ type Parts = [[[f32; LANES]; WIDTH]; PARTS];
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn multiply<S: PanelSource>(weight: S, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
     let width = rows.len();
-    let mut panel = Panel::new(x.num_groups());
+    let mut panel = Panel::new::<S>(x.num_groups());
     let mut parts = Scratch::new(x.num_tokens() * PARTS * ROWS);
     for first in (0..width).step_by(ROWS) {
         let count = ROWS.min(width - first);
         parts.fill(0.0);
         // SAFETY: the caller's promise; the rows are in range.
         unsafe { panel.begin(weight, rows.start + first..rows.start + first + count) };
-        for group in (0..x.num_groups()).step_by(MAX_GROUPS) {
-            let groups = group..x.num_groups().min(group + MAX_GROUPS);
+        for group in (0..x.num_groups()).step_by(S::GROUPS) {
+            let groups = group..x.num_groups().min(group + S::GROUPS);
             // SAFETY: the caller's promise; rows and groups are in range.
             unsafe {
                 panel.fill(weight, groups.clone());
