@@ -37,7 +37,7 @@ enum Task {
     },
     /// Check the architecture invariants that a compiler does not
     Tidy,
-    /// Everything that CI runs: fmt, clippy, docs, tidy, test
+    /// Everything that CI runs: fmt, clippy, tidy, the GPU sides' types, docs, test
     Ci,
     /// Compare speed with llama.cpp on the same weights, in turns
     BenchPeers(Box<peers::BenchPeersArgs>),
@@ -98,6 +98,7 @@ fn ci() -> Result<()> {
     tidy::run()?;
     deny::run_if_installed()?;
     command::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    device_check()?;
     command::cargo_with_env(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     test::run(false)
 }

@@ -28,7 +28,7 @@ pub use attention::{Attention, AttentionBatch, AttentionSpec, CosSin, LayerCache
 pub use backend::Backend;
 pub use check::{CheckShapes, OpCheck, check_ops};
 pub use compute_type::ComputeType;
-pub use cpu::{Isa, keep_freed_memory, measure_read_speed, num_threads, set_num_threads};
+pub use cpu::{Isa, ask_for_huge_pages, keep_freed_memory, measure_read_speed, num_threads, set_num_threads};
 pub use embedding::Embedding;
 pub use error::{KernelError, Result};
 pub use kv_cache::{BlockTable, write_kv};

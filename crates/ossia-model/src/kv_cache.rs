@@ -101,7 +101,8 @@ fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> 
         return Tensor::zeros(shape, dtype, device);
     }
     let (num_blocks, block_size, num_heads, head_dim) = shape;
-    let bits = vec![0u16; num_blocks * block_size * num_heads * head_dim];
+    let mut bits = vec![0u16; num_blocks * block_size * num_heads * head_dim];
+    ossia_kernels::ask_for_huge_pages(&mut bits);
     Tensor::from_vec(bits.reinterpret_into::<bf16>(), shape, device)
 }
 

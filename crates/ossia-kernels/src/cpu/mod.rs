@@ -2,9 +2,9 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
-mod freed_memory;
 mod helpers;
 mod isa;
+mod memory;
 mod pool;
 mod read_speed;
 mod scratch;
@@ -12,8 +12,8 @@ mod shared;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
-pub use freed_memory::keep_freed_memory;
 pub use isa::Isa;
+pub use memory::{ask_for_huge_pages, keep_freed_memory};
 pub(crate) use pool::{for_each_task, threads_for};
 pub use pool::{num_threads, set_num_threads};
 pub use read_speed::measure_read_speed;

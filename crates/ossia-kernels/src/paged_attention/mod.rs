@@ -28,7 +28,7 @@ pub(crate) const CHUNK_LEN: usize = 64;
 
 /// Positions whose chunks are merged on their own, at absolute multiples of it: of a long context with few queries each
 /// span can be computed by another thread. Whole chunks.
-pub(crate) const SPAN_LEN: usize = 512;
+pub(crate) const SPAN_LEN: usize = 1024;
 
 /// What is fixed per layer.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::*;
 
-const NUM_BLOCKS: usize = 64;
+const NUM_BLOCKS: usize = 128;
 
 /// Reproducible values in -1..1.
 fn noise(seed: u64, len: usize) -> Vec<f32> {
@@ -147,20 +147,20 @@ fn bits_depend_on_nothing_but_the_query_and_its_context() {
         [(shape_of_20b(), None), (shape_of_20b(), Some(128)), (shape(3, 1, 6, 16), Some(7))]
     {
         // More than one span.
-        let case = Case::new(shape, window, &[700, 77], 5);
-        let elsewhere = Case::new(shape, window, &[700, 77], 11);
+        let case = Case::new(shape, window, &[1100, 77], 5);
+        let elsewhere = Case::new(shape, window, &[1100, 77], 11);
         let token_len = shape.num_heads * shape.head_dim;
         for path in cpu::available_paths::<f32>() {
             let run = |case: &Case, parts: &[(usize, u32, u32)], threads: usize| {
                 case.with_op(parts, |op, q| cpu::attend_with(op, q, &case.k, &case.v, &path, threads))
             };
-            let alone = run(&case, &[(0, 0, 700)], 1);
-            let both = run(&elsewhere, &[(1, 0, 77), (0, 0, 700)], 2);
+            let alone = run(&case, &[(0, 0, 1100)], 1);
+            let both = run(&elsewhere, &[(1, 0, 77), (0, 0, 1100)], 2);
             assert_eq!(alone, both[77 * token_len..]);
             for chunk in [1u32, 7, 64, 100] {
                 let mut out = Vec::new();
-                for start in (0..700).step_by(chunk as usize) {
-                    out.extend(run(&case, &[(0, start, 700.min(start + chunk))], 2));
+                for start in (0..1100).step_by(chunk as usize) {
+                    out.extend(run(&case, &[(0, start, 1100.min(start + chunk))], 2));
                 }
                 assert_eq!(out, alone, "chunks of {chunk}");
             }
@@ -174,7 +174,7 @@ fn few_rows_over_bf16_caches_have_the_bits_of_many() {
         [shape_of_20b(), shape(6, 2, 32, 16), shape(12, 1, 64, 32), shape(20, 1, 64, 16), shape(4, 1, 64, 5)];
     for (shape, window) in shapes.into_iter().flat_map(|shape| [None, Some(7), Some(128)].map(|w| (shape, w)))
     {
-        let context = if shape.block_size == 5 { 300 } else { 550 };
+        let context = if shape.block_size == 5 { 300 } else { 1100 };
         let case = Case::new(shape, window, &[context], 5);
         let round = |cache: &[f32]| -> Vec<bf16> { cache.iter().map(|&x| bf16::from_f32(x)).collect() };
         let (k, v) = (round(&case.k), round(&case.v));
@@ -184,7 +184,8 @@ fn few_rows_over_bf16_caches_have_the_bits_of_many() {
             };
             let whole = run(0, context);
             for num_queries in 1..=3 {
-                let starts = (0..20).chain([63, 64, 65, 127, 128, 130, 200, 255, 290, context - 3]);
+                let starts =
+                    (0..20).chain([63, 64, 65, 127, 128, 130, 200, 255, 290, 1022, 1024, 1030, context - 3]);
                 for first in starts.map(|first| first.min(context - num_queries)) {
                     let range =
                         [first, first + num_queries].map(|at| at as usize * shape.num_heads * shape.head_dim);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::f16;
 
 use super::Matrix;
-use crate::cpu::{SharedSlice, for_each_task, num_threads};
+use crate::cpu::{SharedSlice, ask_for_huge_pages, for_each_task, num_threads};
 
 /// Rows that lie side by side, one per 32-bit lane of a register.
 pub(crate) const LANES: usize = 16;
@@ -67,6 +67,7 @@ impl Int8 {
         let (rows, cols) = (matrix.rows(), matrix.cols());
         let (panels, num_blocks) = (rows.div_ceil(LANES), cols.div_ceil(BLOCK));
         let mut values = vec![0i8; panels * num_blocks * LANES * BLOCK];
+        ask_for_huge_pages(&mut values);
         let mut double_scales = vec![f16::ZERO; panels * num_blocks * LANES];
         let low_len = if width == Width::Ten { 2 * num_blocks * LANES } else { 0 };
         let mut low_bits = vec![0u32; panels * low_len];
