@@ -22,8 +22,14 @@ const TASKS_PER_THREAD: usize = 4;
 pub(super) trait KvElement: Copy + Sync {
     /// Exact widening.
     fn to_f32(self) -> f32;
-    /// The same pointer, if the elements are bf16.
-    fn as_bf16(from: *const Self) -> Option<*const bf16>;
+    /// The pointer as what it is.
+    fn typed(from: *const Self) -> TypedPointer;
+}
+
+/// A pointer to elements of a cache.
+pub(super) enum TypedPointer {
+    F32(*const f32),
+    Bf16(*const bf16),
 }
 
 impl KvElement for f32 {
@@ -33,8 +39,8 @@ impl KvElement for f32 {
     }
 
     #[inline(always)]
-    fn as_bf16(_: *const Self) -> Option<*const bf16> {
-        None
+    fn typed(from: *const Self) -> TypedPointer {
+        TypedPointer::F32(from)
     }
 }
 
@@ -45,8 +51,8 @@ impl KvElement for bf16 {
     }
 
     #[inline(always)]
-    fn as_bf16(from: *const Self) -> Option<*const bf16> {
-        Some(from)
+    fn typed(from: *const Self) -> TypedPointer {
+        TypedPointer::Bf16(from)
     }
 }
 

@@ -4,7 +4,7 @@
 //! multiply-add (AVX2, AVX-512, NEON) give the same bits as each other.
 
 use super::chunk::KEY_STEP;
-use super::cpu::KvElement;
+use super::cpu::{KvElement, TypedPointer};
 use super::{AttentionShape, CHUNK_LEN};
 
 #[cfg(target_arch = "x86_64")]

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{AttentionShape, CHUNK_LEN, FEW_ROWS, KEY_STEP, KvElement, Portable, Vector};
+use super::{AttentionShape, CHUNK_LEN, FEW_ROWS, KEY_STEP, KvElement, Portable, TypedPointer, Vector};
 use crate::cpu::transpose_16x16;
 
 mod few_rows;
@@ -192,12 +192,17 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     unsafe fn transpose_keys<T: KvElement>(from: *const T, stride: usize, head_dim: usize, to: *mut f32) {
-        let pairs_fill_registers = head_dim.is_multiple_of(2 * Self::LANES);
-        match (T::as_bf16(from), pairs_fill_registers) {
-            (Some(from), true) => {
+        match T::typed(from) {
+            TypedPointer::Bf16(from) if head_dim.is_multiple_of(2 * Self::LANES) => {
                 for dim in (0..head_dim).step_by(2 * Self::LANES) {
                     // SAFETY: the trait's condition, and the caller's: keys and places are there.
                     unsafe { transpose_pairs(from.add(dim), stride, to.add(dim * CHUNK_LEN)) };
+                }
+            }
+            TypedPointer::F32(from) if head_dim.is_multiple_of(Self::LANES) => {
+                for dim in (0..head_dim).step_by(Self::LANES) {
+                    // SAFETY: as above.
+                    unsafe { transpose_values(from.add(dim), stride, to.add(dim * CHUNK_LEN)) };
                 }
             }
             // SAFETY: the caller's promise; plain Rust runs everywhere.
@@ -207,7 +212,7 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     fn reads_cache<T: KvElement>(shape: AttentionShape) -> bool {
-        T::as_bf16(std::ptr::null()).is_some()
+        matches!(T::typed(std::ptr::null()), TypedPointer::Bf16(_))
             && shape.head_dim.is_multiple_of(2 * Self::LANES)
             && shape.block_size.is_multiple_of(KEY_STEP)
     }
@@ -290,6 +295,24 @@ unsafe fn transpose_pairs(from: *const bf16, stride: usize, to: *mut f32) {
             _mm512_storeu_ps(to.add(2 * pair * CHUNK_LEN), even);
             _mm512_storeu_ps(to.add((2 * pair + 1) * CHUNK_LEN), odd);
         }
+    }
+}
+
+/// As [`transpose_pairs`], of 16 values of f32.
+///
+/// # Safety
+/// As [`transpose_pairs`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose_values(from: *const f32, stride: usize, to: *mut f32) {
+    let mut keys = [_mm512_setzero_si512(); 16];
+    for (key, values) in keys.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *values = unsafe { _mm512_loadu_si512(from.add(key * stride).cast()) };
+    }
+    for (dim, column) in transpose_16x16(keys).iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_storeu_si512(to.add(dim * CHUNK_LEN).cast(), *column) };
     }
 }
 
