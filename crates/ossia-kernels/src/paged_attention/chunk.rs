@@ -97,27 +97,21 @@ impl Chunk {
         let (head_dim, stride) = (shape.head_dim, shape.num_kv_heads * shape.head_dim);
         // A step of keys then lies in one block.
         let whole_steps = shape.block_size.is_multiple_of(KEY_STEP);
+        let visible = self.visible_keys();
         for step in self.keys.clone().step_by(KEY_STEP) {
-            let first = self.start + step;
-            let positions = self.visible.start.max(first)..self.visible.end.min(first + KEY_STEP);
-            for run in runs(input, positions) {
-                let key = run.position - self.start;
-                if whole_steps {
-                    let at = (run.slot - (key - step)) * stride + kv_head * head_dim;
-                    let keys = &input.k[at..][..(KEY_STEP - 1) * stride + head_dim];
-                    // SAFETY: `keys` are there, and a step's places in `k`.
-                    unsafe {
-                        V::transpose_keys(keys.as_ptr(), stride, head_dim, self.k[step..].as_mut_ptr());
-                    }
+            if whole_steps {
+                let at = self.slots[step] * stride + kv_head * head_dim;
+                let keys = &input.k[at..][..(KEY_STEP - 1) * stride + head_dim];
+                // SAFETY: `keys` are there, and a step's places in `k`.
+                unsafe { V::transpose_keys(keys.as_ptr(), stride, head_dim, self.k[step..].as_mut_ptr()) };
+            }
+            for key in visible.start.max(step)..visible.end.min(step + KEY_STEP) {
+                let at = self.slots[key] * stride + kv_head * head_dim;
+                if !whole_steps {
+                    let to = self.k[key..].iter_mut().step_by(CHUNK_LEN);
+                    to.zip(&input.k[at..][..head_dim]).for_each(|(to, from)| *to = from.to_f32());
                 }
-                for idx in 0..run.len {
-                    let at = (run.slot + idx) * stride + kv_head * head_dim;
-                    if !whole_steps {
-                        let to = self.k[key + idx..].iter_mut().step_by(CHUNK_LEN);
-                        to.zip(&input.k[at..][..head_dim]).for_each(|(to, from)| *to = from.to_f32());
-                    }
-                    widen(&input.v[at..][..head_dim], &mut self.v[(key + idx) * self.dims..]);
-                }
+                widen(&input.v[at..][..head_dim], &mut self.v[key * self.dims..]);
             }
         }
     }
@@ -139,9 +133,8 @@ pub(super) fn prefetch<V: Vector, T>(input: &TileInput<T>, kv_head: usize, start
     }
 }
 
-/// Positions that follow each other in one block, and the slot of the first.
+/// Positions that follow each other in one block: the slot of the first, and how many.
 struct Run {
-    position: usize,
     slot: usize,
     len: usize,
 }
@@ -158,7 +151,7 @@ fn runs<T>(input: &TileInput<T>, positions: Range<usize>) -> impl Iterator<Item 
         let (block_idx, offset) = (position / block_size, position % block_size);
         let block = table.blocks[block_idx - table.first_block_idx as usize] as usize;
         let len = (block_size - offset).min(positions.end - position);
-        let run = Run { position, slot: block * block_size + offset, len };
+        let run = Run { slot: block * block_size + offset, len };
         position += len;
         Some(run)
     })

@@ -16,7 +16,7 @@ const TILE_ROWS: usize = 256;
 /// that of reading its keys and values, as they lie.
 const FEW_QUERIES: usize = 8;
 /// Tasks per thread worth having, so that a busy core costs its share only.
-const TASKS_PER_THREAD: usize = 4;
+const TASKS_PER_THREAD: usize = 2;
 
 /// Element type of a cache.
 pub(super) trait KvElement: Copy + Sync {
@@ -75,9 +75,6 @@ struct Spans {
 
 /// What a processor computes attention with.
 pub(super) struct Path<T> {
-    /// For the messages of tests.
-    #[cfg_attr(not(test), allow(dead_code))]
-    pub(super) name: &'static str,
     /// Computes one task, as [`Tile::run`].
     run_tile: fn(&TileInput<T>, &mut [f32]),
     /// As [`Sums::merge`].
@@ -86,7 +83,7 @@ pub(super) struct Path<T> {
 
 /// Attention of all queries, `[n, heads * head_dim]`.
 pub(super) fn attend<T: KvElement>(op: &PagedAttention, q: &[f32], k: &[T], v: &[T]) -> Vec<f32> {
-    let path = available_paths().pop().unwrap_or_else(portable);
+    let path = available_paths().pop().map_or_else(portable, |(_, path)| path);
     attend_with(op, q, k, v, &path, num_threads())
 }
 
@@ -219,16 +216,16 @@ fn tile_input<'a, T>(
     }
 }
 
-/// Every path that this processor runs, best last.
-pub(super) fn available_paths<T: KvElement>() -> Vec<Path<T>> {
-    let mut paths = vec![portable::<T>()];
+/// Every path that this processor runs and its name, best last.
+pub(super) fn available_paths<T: KvElement>() -> Vec<(&'static str, Path<T>)> {
+    let mut paths = vec![("portable", portable::<T>())];
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            paths.push(Path { name: "avx2", run_tile: avx2_tile::<T>, merge: avx2_merge });
+            paths.push(("avx2", Path { run_tile: avx2_tile::<T>, merge: avx2_merge }));
         }
         if is_x86_feature_detected!("avx512f") {
-            paths.push(Path { name: "avx512", run_tile: avx512_tile::<T>, merge: avx512_merge });
+            paths.push(("avx512", Path { run_tile: avx512_tile::<T>, merge: avx512_merge }));
         }
     }
     paths
@@ -240,7 +237,7 @@ fn portable<T: KvElement>() -> Path<T> {
     let run_tile = |input: &TileInput<T>, out: &mut [f32]| unsafe { Tile::<Portable>::run(input, out) };
     // SAFETY: as above.
     let merge = |total: &mut [f32], later: &[f32]| unsafe { Sums::merge::<Portable>(total, later) };
-    Path { name: "portable", run_tile, merge }
+    Path { run_tile, merge }
 }
 
 /// Functions compiled for a vector type's instructions.

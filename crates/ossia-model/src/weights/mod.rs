@@ -32,12 +32,8 @@ pub enum WeightAccess {
 
 /// Fresh memory, in huge pages where the system gives them: 13 GB in small ones is 3 million faults.
 fn huge_pages(len: usize) -> std::io::Result<MmapMut> {
-    let map = MmapMut::map_anon(len)?;
-    #[cfg(target_os = "linux")]
-    if len >= 2 << 20 {
-        // Only faster with it, never wrong without.
-        let _ = map.advise(memmap2::Advice::HugePage);
-    }
+    let mut map = MmapMut::map_anon(len)?;
+    ossia_kernels::ask_for_huge_pages(&mut map);
     Ok(map)
 }
 

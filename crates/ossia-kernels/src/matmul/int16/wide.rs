@@ -142,18 +142,15 @@ impl Tile<'_> {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn block_sums<const T: usize>(weights: *const i32, x: *const i32) -> [[__m512i; WIDTH]; T] {
     let mut sums = [[_mm512_setzero_si512(); WIDTH]; T];
-    // Two at a time, which the compiler does not do by itself.
-    for pair in (0..PAIRS).step_by(2) {
-        for pair in [pair, pair + 1] {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let w = weights.add(pair * ROWS);
-                let w = [_mm512_load_si512(w.cast()), _mm512_load_si512(w.add(LANES).cast())];
-                for (t, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm512_set1_epi32(*x.add(pair * T + t));
-                    sums[0] = add_products(sums[0], w[0], x);
-                    sums[1] = add_products(sums[1], w[1], x);
-                }
+    for pair in 0..PAIRS {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let w = weights.add(pair * ROWS);
+            let w = [_mm512_load_si512(w.cast()), _mm512_load_si512(w.add(LANES).cast())];
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_epi32(*x.add(pair * T + t));
+                sums[0] = add_products(sums[0], w[0], x);
+                sums[1] = add_products(sums[1], w[1], x);
             }
         }
     }
