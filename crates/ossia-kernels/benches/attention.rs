@@ -4,7 +4,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
@@ -37,28 +36,17 @@ fn main() {
     };
     let chosen = std::env::args().find(|arg| ["decode", "prefill"].contains(&arg.as_str()));
     let cases = [
+        case("one", 32, 1024, None),
         case("decode, full", 1, 4096, None),
         case("decode, full", 1, 32768, None),
         case("decode, sliding", 1, 4096, Some(128)),
+        case("prefill, full", 32, 1024, None),
         case("prefill, full", 512, 512, None),
         case("prefill, full", 512, 4096, None),
         case("prefill, sliding", 512, 4096, Some(128)),
     ];
     for case in cases.iter().filter(|case| chosen.as_ref().is_none_or(|word| case.name.starts_with(word))) {
         measure(case);
-    }
-}
-
-/// Seconds that this thread has run, so that neighbours on a shared machine do not count, where the system
-/// tells and this is the only thread; else seconds that have passed.
-fn now() -> f64 {
-    let schedstat = || {
-        std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split(' ').next()?.parse::<f64>().ok()
-    };
-    static START: OnceLock<Instant> = OnceLock::new();
-    match if num_threads() == 1 { schedstat() } else { None } {
-        Some(nanoseconds) => nanoseconds / 1e9,
-        None => START.get_or_init(Instant::now).elapsed().as_secs_f64(),
     }
 }
 
@@ -79,9 +67,9 @@ fn measure(case: &Case) {
     let mut best = f64::INFINITY;
     let started = Instant::now();
     while started.elapsed().as_secs_f64() < 1.0 {
-        let once = now();
+        let once = Instant::now();
         paged_attention(&q, &k, &v, &layer, &metadata).unwrap();
-        best = best.min(now() - once);
+        best = best.min(once.elapsed().as_secs_f64());
     }
     // Keys that each query sees, summed; four operations per key and dimension.
     let seen = |position: usize| case.sliding_window.map_or(position + 1, |window| window.min(position + 1));

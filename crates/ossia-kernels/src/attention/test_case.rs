@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use half::bf16;
 
 use crate::check::Random;
+use crate::paged_attention::paged_attention;
 use crate::{AttentionMetadata, AttentionSpec, Backend, BlockTable, CosSin, LayerCache, Qkv};
 
 pub(super) const BLOCK_SIZE: usize = 16;
@@ -75,7 +76,7 @@ impl Case {
         }
     }
 
-    /// Output and both caches by the CPU op.
+    /// Output and both caches by the CPU ops.
     pub(super) fn expected(&self) -> (Vec<f32>, Vec<bf16>, Vec<bf16>) {
         let n = self.slot_mapping.len();
         let spec = &self.spec;
@@ -89,10 +90,14 @@ impl Case {
         let qkv = Qkv { q: tensor(&self.q), k: tensor(&self.k), v: tensor(&self.v) };
         let rotary = CosSin { cos: tensor(&self.cos), sin: tensor(&self.sin) };
         let attention = backend.attention(spec.clone()).unwrap();
-        let out = attention.forward(&qkv, &rotary, LayerCache { k: &k, v: &v }, &batch).unwrap();
+        attention.forward(&qkv, &rotary, LayerCache { k: &k, v: &v }, &batch).unwrap();
+        // Over the same cache in f32, where no path rounds queries or probabilities.
+        let (q, ..) = attention.rotated(&qkv, &rotary).unwrap();
+        let [wide_k, wide_v] = [&k, &v].map(|cache| cache.to_dtype(DType::F32).unwrap());
+        let out = paged_attention(&q, &wide_k, &wide_v, &attention.layer(), &self.metadata()).unwrap();
         let flat = |t: &Tensor| t.flatten_all().unwrap();
         let cache = |t: &Tensor| flat(t).to_vec1::<bf16>().unwrap();
-        (flat(&out.to_dtype(DType::F32).unwrap()).to_vec1().unwrap(), cache(&k), cache(&v))
+        (flat(&out).to_vec1().unwrap(), cache(&k), cache(&v))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Some positions of the cache as a tile takes them: found through the block table, widened to f32, and keys transposed.
+//! Some positions of the cache as a tile takes them: found through the block table, and, for vectors of f32, widened
+//! with keys transposed.
 
 use std::ops::Range;
 
@@ -10,7 +11,7 @@ use super::vector::Vector;
 /// Keys are taken in steps of this many, and summed in as many parts; divides [`CHUNK_LEN`].
 pub(super) const KEY_STEP: usize = 16;
 
-/// What a chunk holds for one key-value head, and what the rows see of it.
+/// Positions of a chunk, and what the rows see of it.
 pub(super) struct Chunk {
     start: usize,
     /// Positions that some row sees.
@@ -19,32 +20,29 @@ pub(super) struct Chunk {
     pub(super) keys: Range<usize>,
     /// Where each of the keys lies in the cache.
     pub(super) slots: [usize; CHUNK_LEN],
+    /// Where those of the next chunk lie, as many as the queries go on to.
+    next_slots: [usize; CHUNK_LEN],
+    next_keys: usize,
     /// Whether some row does not see all of it.
     pub(super) masked: bool,
     /// First and last visible position of each row, relative to the chunk, `[rows]`.
     pub(super) first: Vec<f32>,
     pub(super) last: Vec<f32>,
-    dims: usize,
-    /// `[head_dim, CHUNK_LEN]`.
-    pub(super) k: Vec<f32>,
-    /// `[CHUNK_LEN, dims]`.
-    pub(super) v: Vec<f32>,
 }
 
 impl Chunk {
-    /// Buffers for `rows` queries and `dims` dimensions, whole vectors of them.
-    pub(super) fn new(rows: usize, dims: usize) -> Self {
+    /// No positions yet, for `rows` rows.
+    pub(super) fn new(rows: usize) -> Self {
         Self {
             start: 0,
             visible: 0..0,
             keys: 0..0,
             slots: [0; CHUNK_LEN],
+            next_slots: [0; CHUNK_LEN],
+            next_keys: 0,
             masked: false,
             first: vec![0.0; rows],
             last: vec![0.0; rows],
-            dims,
-            k: vec![0.0; dims * CHUNK_LEN],
-            v: vec![0.0; CHUNK_LEN * dims],
         }
     }
 
@@ -57,14 +55,9 @@ impl Chunk {
         self.visible = first.max(start)..end.min(start + CHUNK_LEN);
         self.keys = (self.visible.start - start) / KEY_STEP * KEY_STEP
             ..(self.visible.end - start).next_multiple_of(KEY_STEP);
-        let (table, block_size) = (input.table, input.op.shape.block_size);
-        for (key, slot) in self.slots.iter_mut().enumerate().take(self.keys.end).skip(self.keys.start) {
-            let position = start + key;
-            // A step may begin before the first block or end after the last one, where nobody sees it.
-            let block_idx = (position / block_size).checked_sub(table.first_block_idx as usize);
-            let block = block_idx.and_then(|idx| table.blocks.get(idx)).map_or(0, |block| *block as usize);
-            *slot = block * block_size + position % block_size;
-        }
+        put_slots(input, start, self.keys.clone(), &mut self.slots);
+        self.next_keys = end.saturating_sub(start + CHUNK_LEN).min(CHUNK_LEN);
+        put_slots(input, start + CHUNK_LEN, 0..self.next_keys, &mut self.next_slots);
         let sees_start = input.op.first_visible(end - 1) <= start;
         self.masked = !(sees_start && start + CHUNK_LEN <= input.first_position + 1);
         if !self.masked {
@@ -86,27 +79,61 @@ impl Chunk {
     pub(super) fn visible_keys(&self) -> Range<usize> {
         self.visible.start - self.start..self.visible.end - self.start
     }
+}
+
+/// Where keys `keys` of the chunk from position `start` lie in the cache.
+#[inline(always)]
+fn put_slots<T>(input: &TileInput<T>, start: usize, keys: Range<usize>, slots: &mut [usize; CHUNK_LEN]) {
+    let (table, block_size) = (input.table, input.op.shape.block_size);
+    for (key, slot) in slots.iter_mut().enumerate().take(keys.end).skip(keys.start) {
+        let position = start + key;
+        // A step may begin before the first block or end after the last one, where nobody sees it.
+        let block_idx = (position / block_size).checked_sub(table.first_block_idx as usize);
+        let block = block_idx.and_then(|idx| table.blocks.get(idx)).map_or(0, |block| *block as usize);
+        *slot = block * block_size + position % block_size;
+    }
+}
+
+/// Keys and values of a chunk and one key-value head, widened.
+pub(super) struct FetchedF32 {
+    dims: usize,
+    /// `[head_dim, CHUNK_LEN]`.
+    pub(super) k: Vec<f32>,
+    /// `[CHUNK_LEN, dims]`.
+    pub(super) v: Vec<f32>,
+}
+
+impl FetchedF32 {
+    /// Room for `dims` dimensions, whole vectors of them.
+    pub(super) fn new(dims: usize) -> Self {
+        Self { dims, k: vec![0.0; dims * CHUNK_LEN], v: vec![0.0; CHUNK_LEN * dims] }
+    }
 
     /// Copies the visible positions of a key-value head to their places, keys perhaps with others beside them.
     ///
     /// # Safety
     /// The processor has the instructions of `V`.
     #[inline(always)]
-    pub(super) unsafe fn fetch<V: Vector, T: KvElement>(&mut self, input: &TileInput<T>, kv_head: usize) {
+    pub(super) unsafe fn fetch<V: Vector, T: KvElement>(
+        &mut self,
+        input: &TileInput<T>,
+        chunk: &Chunk,
+        kv_head: usize,
+    ) {
         let shape = input.op.shape;
         let (head_dim, stride) = (shape.head_dim, shape.num_kv_heads * shape.head_dim);
         // A step of keys then lies in one block.
         let whole_steps = shape.block_size.is_multiple_of(KEY_STEP);
-        let visible = self.visible_keys();
-        for step in self.keys.clone().step_by(KEY_STEP) {
+        let visible = chunk.visible_keys();
+        for step in chunk.keys.clone().step_by(KEY_STEP) {
             if whole_steps {
-                let at = self.slots[step] * stride + kv_head * head_dim;
+                let at = chunk.slots[step] * stride + kv_head * head_dim;
                 let keys = &input.k[at..][..(KEY_STEP - 1) * stride + head_dim];
                 // SAFETY: `keys` are there, and a step's places in `k`.
                 unsafe { V::transpose_keys(keys.as_ptr(), stride, head_dim, self.k[step..].as_mut_ptr()) };
             }
             for key in visible.start.max(step)..visible.end.min(step + KEY_STEP) {
-                let at = self.slots[key] * stride + kv_head * head_dim;
+                let at = chunk.slots[key] * stride + kv_head * head_dim;
                 if !whole_steps {
                     let to = self.k[key..].iter_mut().step_by(CHUNK_LEN);
                     to.zip(&input.k[at..][..head_dim]).for_each(|(to, from)| *to = from.to_f32());
@@ -117,44 +144,31 @@ impl Chunk {
     }
 }
 
-/// Asks memory for a head's keys and values of the chunk from position `start`.
+/// Asks memory for a head's keys and values of the chunk after this one.
 #[inline(always)]
-pub(super) fn prefetch<V: Vector, T>(input: &TileInput<T>, kv_head: usize, start: usize) {
+pub(super) fn prefetch_next<T>(input: &TileInput<T>, chunk: &Chunk, kv_head: usize) {
     let shape = input.op.shape;
-    let end = input.first_position + input.num_queries;
-    for run in runs(input, start.min(end)..end.min(start + CHUNK_LEN)) {
-        for cache in [input.k, input.v] {
-            for slot in run.slot..run.slot + run.len {
-                V::prefetch(
-                    &cache[(slot * shape.num_kv_heads + kv_head) * shape.head_dim..][..shape.head_dim],
-                );
-            }
-        }
+    for slot in &chunk.next_slots[..chunk.next_keys] {
+        let at = (slot * shape.num_kv_heads + kv_head) * shape.head_dim;
+        prefetch(&input.k[at..at + shape.head_dim]);
+        prefetch(&input.v[at..at + shape.head_dim]);
     }
 }
 
-/// Positions that follow each other in one block: the slot of the first, and how many.
-struct Run {
-    slot: usize,
-    len: usize,
-}
-
-/// Cuts `positions` at the ends of blocks.
+/// Asks for every cache line of `values`, where there is a way to.
 #[inline(always)]
-fn runs<T>(input: &TileInput<T>, positions: Range<usize>) -> impl Iterator<Item = Run> {
-    let (table, block_size) = (input.table, input.op.shape.block_size);
-    let mut position = positions.start;
-    std::iter::from_fn(move || {
-        if position >= positions.end {
-            return None;
+fn prefetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let first = values.as_ptr().cast::<i8>();
+        for at in (0..size_of_val(values)).step_by(64) {
+            // SAFETY: SSE is part of x86-64, and asking for memory reads none.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(at)) };
         }
-        let (block_idx, offset) = (position / block_size, position % block_size);
-        let block = table.blocks[block_idx - table.first_block_idx as usize] as usize;
-        let len = (block_size - offset).min(positions.end - position);
-        let run = Run { slot: block * block_size + offset, len };
-        position += len;
-        Some(run)
-    })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }
 
 /// Exact widening of one value.

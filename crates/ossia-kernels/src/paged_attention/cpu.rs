@@ -4,10 +4,13 @@ use std::ops::Range;
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::sums::{Sums, padded};
-use super::tile::{Tile, TileInput};
+use super::tile::{self, TileInput};
 use super::vector::{self, Portable};
-use super::{PagedAttention, SPAN_LEN};
+use super::vector_rows::VectorRows;
+use super::{AttentionShape, PagedAttention, SPAN_LEN};
 use crate::cpu::{SharedSlice, for_each_task, num_threads};
 
 /// Rows (query, head of the group) of a tile: enough to pay for fetching its keys, few enough for L2.
@@ -19,11 +22,15 @@ const FEW_QUERIES: usize = 8;
 const TASKS_PER_THREAD: usize = 2;
 
 /// Element type of a cache.
-pub(super) trait KvElement: Copy + Sync {
+pub(super) trait KvElement: Copy + Sync + Sized {
     /// Exact widening.
     fn to_f32(self) -> f32;
     /// The pointer as what it is.
     fn typed(from: *const Self) -> TypedPointer;
+    /// The path with products of tiles, where there is one.
+    fn tile_path(_: AttentionShape) -> Option<(&'static str, Path<Self>)> {
+        None
+    }
 }
 
 /// A pointer to elements of a cache.
@@ -54,6 +61,11 @@ impl KvElement for bf16 {
     fn typed(from: *const Self) -> TypedPointer {
         TypedPointer::Bf16(from)
     }
+
+    #[cfg(target_arch = "x86_64")]
+    fn tile_path(shape: AttentionShape) -> Option<(&'static str, Path<Self>)> {
+        amx::fits(shape).then_some(("amx", Path { run_tile: amx_tile, merge: avx512_merge }))
+    }
 }
 
 /// Queries `first_query..first_query + num_queries` (rows of `q`) of one sequence, for some key-value heads.
@@ -75,7 +87,7 @@ struct Spans {
 
 /// What a processor computes attention with.
 pub(super) struct Path<T> {
-    /// Computes one task, as [`Tile::run`].
+    /// Computes one task, as [`tile::run`].
     run_tile: fn(&TileInput<T>, &mut [f32]),
     /// As [`Sums::merge`].
     merge: fn(&mut [f32], &[f32]),
@@ -83,7 +95,7 @@ pub(super) struct Path<T> {
 
 /// Attention of all queries, `[n, heads * head_dim]`.
 pub(super) fn attend<T: KvElement>(op: &PagedAttention, q: &[f32], k: &[T], v: &[T]) -> Vec<f32> {
-    let path = available_paths().pop().map_or_else(portable, |(_, path)| path);
+    let path = available_paths(op.shape).pop().map_or_else(portable, |(_, path)| path);
     attend_with(op, q, k, v, &path, num_threads())
 }
 
@@ -216,8 +228,8 @@ fn tile_input<'a, T>(
     }
 }
 
-/// Every path that this processor runs and its name, best last.
-pub(super) fn available_paths<T: KvElement>() -> Vec<(&'static str, Path<T>)> {
+/// Every path that this processor runs with such heads and its name, best last.
+pub(super) fn available_paths<T: KvElement>(shape: AttentionShape) -> Vec<(&'static str, Path<T>)> {
     let mut paths = vec![("portable", portable::<T>())];
     #[cfg(target_arch = "x86_64")]
     {
@@ -228,13 +240,15 @@ pub(super) fn available_paths<T: KvElement>() -> Vec<(&'static str, Path<T>)> {
             paths.push(("avx512", Path { run_tile: avx512_tile::<T>, merge: avx512_merge }));
         }
     }
+    paths.extend(T::tile_path(shape));
     paths
 }
 
 /// The path in plain Rust.
 fn portable<T: KvElement>() -> Path<T> {
     // SAFETY: plain Rust runs everywhere.
-    let run_tile = |input: &TileInput<T>, out: &mut [f32]| unsafe { Tile::<Portable>::run(input, out) };
+    let run_tile =
+        |input: &TileInput<T>, out: &mut [f32]| unsafe { tile::run::<T, VectorRows<Portable>>(input, out) };
     // SAFETY: as above.
     let merge = |total: &mut [f32], later: &[f32]| unsafe { Sums::merge::<Portable>(total, later) };
     Path { run_tile, merge }
@@ -248,7 +262,7 @@ macro_rules! compiled_for {
             #[target_feature(enable = $features)]
             fn run<T: KvElement>(input: &TileInput<T>, out: &mut [f32]) {
                 // SAFETY: this function is compiled for the instructions that the vector type needs.
-                unsafe { Tile::<$vector>::run(input, out) }
+                unsafe { tile::run::<T, VectorRows<$vector>>(input, out) }
             }
             // SAFETY: `available_paths` hands this function out only where the processor has the instructions.
             unsafe { run(input, out) }
@@ -264,6 +278,17 @@ macro_rules! compiled_for {
             unsafe { run(total, later) }
         }
     };
+}
+
+#[cfg(target_arch = "x86_64")]
+fn amx_tile(input: &TileInput<bf16>, out: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn run(input: &TileInput<bf16>, out: &mut [f32]) {
+        // SAFETY: as above; `amx::fits` says so of tiles.
+        unsafe { tile::run::<bf16, amx::AmxRows>(input, out) }
+    }
+    // SAFETY: as above.
+    unsafe { run(input, out) }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -6,6 +6,8 @@
 //! multiples of [`SPAN_LEN`], and spans are merged in ascending order. So neither chunked prefill, nor the batch, nor
 //! the number of threads, which may take a span each, nor the physical blocks show in the result.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod chunk;
 mod cpu;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod sums;
 mod tests;
 mod tile;
 mod vector;
+mod vector_rows;
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, bail};
 

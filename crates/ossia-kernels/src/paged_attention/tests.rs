@@ -130,40 +130,67 @@ fn shape_of_20b() -> AttentionShape {
 }
 
 fn check_against_definition(case: &Case) {
+    check_paths(case, &case.k, &case.v);
+    let [k, v] = [&case.k, &case.v].map(|cache| rounded(cache));
+    check_paths(case, &k, &v);
+}
+
+fn check_paths<T: cpu::KvElement>(case: &Case, k: &[T], v: &[T]) {
+    let widened = |cache: &[T]| -> Vec<f32> { cache.iter().map(|x| x.to_f32()).collect() };
     case.with_op(&case.whole(), |op, q| {
-        let expected = reference::attend(op, q, &case.k, &case.v);
-        for (name, path) in cpu::available_paths::<f32>() {
-            let out = cpu::attend_with(op, q, &case.k, &case.v, &path, 2);
+        let expected = reference::attend(op, q, &widened(k), &widened(v));
+        for (name, path) in cpu::available_paths::<T>(case.shape) {
+            let out = cpu::attend_with(op, q, k, v, &path, 2);
+            // Tiles round queries and probabilities to bf16.
+            let tolerance = if name == "amx" { 4e-3 } else { 2e-5 };
             for (out, expected) in out.iter().zip(&expected) {
-                assert!((out - expected).abs() < 2e-5, "{name} {:?}: {out} {expected}", op.shape);
+                assert!((out - expected).abs() < tolerance, "{name} {:?}: {out} {expected}", op.shape);
             }
         }
     });
 }
 
+fn rounded(cache: &[f32]) -> Vec<bf16> {
+    cache.iter().map(|&x| bf16::from_f32(x)).collect()
+}
+
 #[test]
 fn bits_depend_on_nothing_but_the_query_and_its_context() {
-    for (shape, window) in
-        [(shape_of_20b(), None), (shape_of_20b(), Some(128)), (shape(3, 1, 6, 16), Some(7))]
-    {
-        // More than one span.
-        let case = Case::new(shape, window, &[1100, 77], 5);
-        let elsewhere = Case::new(shape, window, &[1100, 77], 11);
-        let token_len = shape.num_heads * shape.head_dim;
-        for (_, path) in cpu::available_paths::<f32>() {
-            let run = |case: &Case, parts: &[(usize, u32, u32)], threads: usize| {
-                case.with_op(parts, |op, q| cpu::attend_with(op, q, &case.k, &case.v, &path, threads))
-            };
-            let alone = run(&case, &[(0, 0, 1100)], 1);
-            let both = run(&elsewhere, &[(1, 0, 77), (0, 0, 1100)], 2);
-            assert_eq!(alone, both[77 * token_len..]);
-            for chunk in [1u32, 7, 64, 100] {
-                let mut out = Vec::new();
-                for start in (0..1100).step_by(chunk as usize) {
-                    out.extend(run(&case, &[(0, start, 1100.min(start + chunk))], 2));
-                }
-                assert_eq!(out, alone, "chunks of {chunk}");
+    let shapes = [
+        (shape_of_20b(), None),
+        (shape_of_20b(), Some(128)),
+        (shape(3, 1, 6, 16), Some(7)),
+        (shape(5, 1, 128, 5), None),
+    ];
+    for (shape, window) in shapes {
+        // More than one span, if there are enough blocks for that.
+        let len = 1100.min(shape.block_size as u32 * 100);
+        let case = Case::new(shape, window, &[len, 77], 5);
+        let elsewhere = Case::new(shape, window, &[len, 77], 11);
+        check_bits([&case, &elsewhere], [&case.k, &case.v, &elsewhere.k, &elsewhere.v].map(Vec::as_slice));
+        let bf16s = [&case.k, &case.v, &elsewhere.k, &elsewhere.v].map(|cache| rounded(cache));
+        check_bits([&case, &elsewhere], bf16s.each_ref().map(Vec::as_slice));
+    }
+}
+
+/// The same two sequences in other blocks, with keys and values of each.
+fn check_bits<T: cpu::KvElement>([case, elsewhere]: [&Case; 2], [k, v, other_k, other_v]: [&[T]; 4]) {
+    let (shape, len) = (case.shape, case.context_lens[0]);
+    let token_len = shape.num_heads * shape.head_dim;
+    for (name, path) in cpu::available_paths::<T>(shape) {
+        let run = |parts: &[(usize, u32, u32)], threads: usize| {
+            case.with_op(parts, |op, q| cpu::attend_with(op, q, k, v, &path, threads))
+        };
+        let alone = run(&[(0, 0, len)], 1);
+        let both = elsewhere
+            .with_op(&[(1, 0, 77), (0, 0, len)], |op, q| cpu::attend_with(op, q, other_k, other_v, &path, 2));
+        assert_eq!(alone, both[77 * token_len..], "{name} {shape:?}");
+        for chunk in [1u32, 7, 64, 100] {
+            let mut out = Vec::new();
+            for start in (0..len).step_by(chunk as usize) {
+                out.extend(run(&[(0, start, len.min(start + chunk))], 2));
             }
+            assert_eq!(out, alone, "{name} {shape:?}, chunks of {chunk}");
         }
     }
 }
@@ -176,9 +203,8 @@ fn few_rows_over_bf16_caches_have_the_bits_of_many() {
     {
         let context = if shape.block_size == 5 { 300 } else { 1100 };
         let case = Case::new(shape, window, &[context], 5);
-        let round = |cache: &[f32]| -> Vec<bf16> { cache.iter().map(|&x| bf16::from_f32(x)).collect() };
-        let (k, v) = (round(&case.k), round(&case.v));
-        for (name, path) in cpu::available_paths::<bf16>() {
+        let (k, v) = (rounded(&case.k), rounded(&case.v));
+        for (name, path) in cpu::available_paths::<bf16>(shape) {
             let run = |first: u32, end: u32| {
                 case.with_op(&[(0, first, end)], |op, q| cpu::attend_with(op, q, &k, &v, &path, 2))
             };
@@ -213,7 +239,7 @@ fn dropped_blocks_do_not_show() {
 fn avx2_and_avx512_give_the_same_bits() {
     let case = Case::new(shape_of_20b(), None, &[300], 5);
     let fused: Vec<_> =
-        cpu::available_paths::<f32>().into_iter().filter(|(name, _)| *name != "portable").collect();
+        cpu::available_paths::<f32>(case.shape).into_iter().filter(|(name, _)| *name != "portable").collect();
     let outs: Vec<Vec<f32>> = case.with_op(&[(0, 0, 300)], |op, q| {
         fused.iter().map(|(_, path)| cpu::attend_with(op, q, &case.k, &case.v, path, 1)).collect()
     });
@@ -222,13 +248,15 @@ fn avx2_and_avx512_give_the_same_bits() {
 
 #[test]
 fn bf16_caches_are_widened_exactly() {
-    let mut case = Case::new(shape_of_20b(), Some(128), &[200], 5);
-    let round = |cache: &[f32]| -> Vec<bf16> { cache.iter().map(|&x| bf16::from_f32(x)).collect() };
-    let (k, v) = (round(&case.k), round(&case.v));
-    case.k = k.iter().map(|x| x.to_f32()).collect();
-    case.v = v.iter().map(|x| x.to_f32()).collect();
+    let case = Case::new(shape_of_20b(), Some(128), &[200], 5);
+    let (k, v) = (rounded(&case.k), rounded(&case.v));
+    let [wide_k, wide_v] = [&k, &v].map(|cache| cache.iter().map(|x| x.to_f32()).collect::<Vec<_>>());
     case.with_op(&case.whole(), |op, q| {
-        assert_eq!(cpu::attend(op, q, &k, &v), cpu::attend(op, q, &case.k, &case.v));
+        let wide = cpu::available_paths::<f32>(case.shape);
+        for ((name, path), (_, wide)) in cpu::available_paths::<bf16>(case.shape).iter().zip(&wide) {
+            let found = cpu::attend_with(op, q, &k, &v, path, 1);
+            assert_eq!(found, cpu::attend_with(op, q, &wide_k, &wide_v, wide, 1), "{name}");
+        }
     });
 }
 

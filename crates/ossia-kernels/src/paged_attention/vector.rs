@@ -87,9 +87,6 @@ pub(super) trait Vector: Copy {
     ) {
         unreachable!("only where `reads_cache` says so")
     }
-    /// Asks memory for what will be read soon.
-    #[inline(always)]
-    fn prefetch<T>(_: &[T]) {}
 }
 
 /// `2^x` for `x <= 0`, 0 below -126 (also for minus infinity). Relative error about 1e-7.

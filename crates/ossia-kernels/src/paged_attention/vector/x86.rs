@@ -96,11 +96,6 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch<T>(values: &[T]) {
-        prefetch(values);
-    }
-
-    #[inline(always)]
     unsafe fn where_ge(self, left: Self, right: Self, other: Self) -> Self {
         // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
         unsafe {
@@ -112,7 +107,7 @@ impl Vector for Avx2 {
 
 /// AVX-512F: 16 lanes of __m512.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx512(__m512);
+pub(in super::super) struct Avx512(pub(in super::super) __m512);
 
 impl Vector for Avx512 {
     const LANES: usize = 16;
@@ -243,27 +238,12 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch<T>(values: &[T]) {
-        prefetch(values);
-    }
-
-    #[inline(always)]
     unsafe fn where_ge(self, left: Self, right: Self, other: Self) -> Self {
         // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
         unsafe {
             let mask = _mm512_cmp_ps_mask(left.0, right.0, _CMP_GE_OQ);
             Self(_mm512_mask_blend_ps(mask, other.0, self.0))
         }
-    }
-}
-
-/// Asks for every cache line of `values`.
-#[inline(always)]
-fn prefetch<T>(values: &[T]) {
-    let first = values.as_ptr().cast::<i8>();
-    for at in (0..size_of_val(values)).step_by(64) {
-        // SAFETY: SSE is part of x86-64, and asking for memory reads none.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(at)) };
     }
 }
 

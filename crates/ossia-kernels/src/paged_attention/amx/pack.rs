@@ -1,0 +1,138 @@
+//! Queries, keys, values and powers as tiles.
+
+use std::arch::x86_64::*;
+use std::f32::consts::LOG2_E;
+
+use half::bf16;
+
+use super::super::CHUNK_LEN;
+use super::super::chunk::Chunk;
+use super::super::tile::TileInput;
+use super::{DEPTH, SIDE, TILE_LEN};
+use crate::cpu::amx::TILE_ROW_BYTES;
+use crate::cpu::{Scratch, transpose_16x16};
+
+/// The upper 16 bits of 32.
+const UPPER_HALF: i32 = 0xffff_0000_u32.cast_signed();
+
+/// Sixteen numbers each of `even` and `odd` as bf16, side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn pairs(even: __m512, odd: __m512) -> __m512i {
+    // Where the mask has ones from the first, elsewhere from the second.
+    const SELECT: i32 = 0xca;
+    let upper = _mm512_srli_epi32::<16>(rounded(even));
+    _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi32(UPPER_HALF), rounded(odd), upper)
+}
+
+/// Numbers whose upper halves are `x` rounded to bf16, from the middle away from zero.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn rounded(x: __m512) -> __m512i {
+    _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000))
+}
+
+/// Packs the queries of rows `row` to `row + 16`, scaled for powers of two: tiles of 16 pairs of dimensions and 16 rows,
+/// one after the other. Rows past the last one are zero.
+///
+/// # Safety
+/// AVX-512F and BW; `head_dim` is a multiple of 32.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn queries(input: &TileInput<bf16>, kv_head: usize, row: usize, to: &mut [f32]) {
+    let head_dim = input.op.shape.head_dim;
+    let scale = _mm512_set1_ps(input.op.layer.scale * LOG2_E);
+    // Upper halves of 32 numbers.
+    let odd_words: [u16; 32] = std::array::from_fn(|at| 2 * at as u16 + 1);
+    for depth in 0..head_dim / DEPTH {
+        let mut rows = [_mm512_setzero_si512(); SIDE];
+        for (at, words) in rows.iter_mut().enumerate().take(input.num_rows() - row) {
+            let (_, from) = input.head_and_query(kv_head, row + at);
+            let q = input.q[from + depth * DEPTH..][..DEPTH].as_ptr();
+            // SAFETY: 32 values; an array of 64 bytes.
+            unsafe {
+                let odd_words = _mm512_loadu_si512(odd_words.as_ptr().cast());
+                let first = rounded(_mm512_mul_ps(_mm512_loadu_ps(q), scale));
+                let second = rounded(_mm512_mul_ps(_mm512_loadu_ps(q.add(SIDE)), scale));
+                *words = _mm512_permutex2var_epi16(first, odd_words, second);
+            }
+        }
+        let to = &mut to[depth * TILE_LEN..][..TILE_LEN];
+        for (pairs, to) in transpose_16x16(rows).into_iter().zip(to.chunks_exact_mut(SIDE)) {
+            // SAFETY: room for a register.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) };
+        }
+    }
+}
+
+/// Keys of a chunk and one key-value head, row by row, and its values, transposed.
+pub(super) struct FetchedTiles {
+    /// `[CHUNK_LEN, head_dim]` of bf16.
+    keys: Scratch,
+    /// Tiles of 16 dimensions and 32 keys, `[STEPS, head_dim / 16]`.
+    values: Scratch,
+}
+
+impl FetchedTiles {
+    /// Room for heads of `head_dim` values.
+    pub(super) fn new(head_dim: usize) -> Self {
+        let len = CHUNK_LEN * head_dim * size_of::<bf16>() / size_of::<f32>();
+        let (mut keys, mut values) = (Scratch::new(len), Scratch::new(len));
+        keys.fill(0.0);
+        values.fill(0.0);
+        Self { keys, values }
+    }
+
+    pub(super) fn keys(&self) -> *const u8 {
+        self.keys.as_ptr().cast()
+    }
+
+    pub(super) fn values(&self) -> *const u8 {
+        self.values.as_ptr().cast()
+    }
+
+    /// Fetches the steps of which some row sees something; what nobody sees in them is zero.
+    ///
+    /// # Safety
+    /// AVX-512F and BW; `head_dim` is a multiple of 32.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) unsafe fn fetch(&mut self, input: &TileInput<bf16>, chunk: &Chunk, kv_head: usize) {
+        let shape = input.op.shape;
+        let visible = chunk.visible_keys();
+        let mut at = [None; CHUNK_LEN];
+        for key in visible.clone() {
+            at[key] = Some((chunk.slots[key] * shape.num_kv_heads + kv_head) * shape.head_dim);
+        }
+        for step in visible.start / DEPTH..visible.end.div_ceil(DEPTH) {
+            for dim in (0..shape.head_dim).step_by(DEPTH) {
+                // SAFETY: 32 values of a head's key or value are a register; see the buffers' sizes.
+                unsafe {
+                    let load = |cache: &[bf16], key: usize| match at[step * DEPTH + key] {
+                        Some(at) => _mm512_loadu_si512(cache[at + dim..][..DEPTH].as_ptr().cast()),
+                        None => _mm512_setzero_si512(),
+                    };
+                    let keys = self.keys.as_mut_ptr().cast::<bf16>().add(step * DEPTH * shape.head_dim + dim);
+                    let [mut even, mut odd] = [[_mm512_setzero_si512(); SIDE]; 2];
+                    for pair in 0..SIDE {
+                        for key in [2 * pair, 2 * pair + 1] {
+                            _mm512_store_si512(keys.add(key * shape.head_dim).cast(), load(input.k, key));
+                        }
+                        even[pair] = load(input.v, 2 * pair);
+                        odd[pair] = load(input.v, 2 * pair + 1);
+                    }
+                    let tile = step * (shape.head_dim / SIDE) + dim / SIDE;
+                    let to = self.values[tile * TILE_LEN..][..2 * TILE_LEN].as_mut_ptr().cast::<u8>();
+                    let (even, odd) = (transpose_16x16(even), transpose_16x16(odd));
+                    for (pair, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+                        // Two dimensions of 16 keys and their neighbours; a row of a tile is one dimension of both.
+                        const ODD_WORDS: __mmask32 = 0xaaaa_aaaa;
+                        let first = _mm512_mask_mov_epi16(even, ODD_WORDS, _mm512_slli_epi32::<16>(odd));
+                        let second = _mm512_mask_mov_epi16(_mm512_srli_epi32::<16>(even), ODD_WORDS, odd);
+                        let to = to.add(2 * pair * TILE_ROW_BYTES);
+                        _mm512_store_si512(to.cast(), first);
+                        _mm512_store_si512(to.add(TILE_ROW_BYTES).cast(), second);
+                    }
+                }
+            }
+        }
+    }
+}
