@@ -18,7 +18,7 @@ pub(crate) use pool::{for_each_task, threads_for};
 pub use pool::{num_threads, set_num_threads};
 pub use read_speed::measure_read_speed;
 pub(crate) use scratch::Scratch;
-pub(crate) use shared::SharedSlice;
+pub(crate) use shared::{SharedSlice, filled};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use transpose::transpose_16x16;
 

@@ -1,7 +1,20 @@
 //! A slice that several threads fill, each its own ranges.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
+
+/// A vector of `len` values, as `fill` writes them: nothing is zeroed first.
+///
+/// # Safety
+/// `fill` writes every value.
+pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(&SharedSlice<MaybeUninit<f32>>)) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    fill(&SharedSlice::new(&mut values.spare_capacity_mut()[..len]));
+    // SAFETY: the capacity is there, and the values are by the condition above.
+    unsafe { values.set_len(len) };
+    values
+}
 
 /// A mutable slice handed out in ranges that the users keep apart.
 pub(crate) struct SharedSlice<'a, T> {

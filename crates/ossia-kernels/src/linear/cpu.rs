@@ -1,10 +1,11 @@
 //! The linear layer on the CPU: weights stay where they are mapped.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use crate::cpu::{Scratch, SharedSlice, contiguous_f32, for_each_task, threads_for};
+use crate::cpu::{Scratch, SharedSlice, contiguous_f32, filled, for_each_task, threads_for};
 use crate::matmul::{Matmul, multiply};
 use crate::weight::Matrix;
 use crate::{ComputeType, Isa, Result};
@@ -37,12 +38,10 @@ impl CpuLinear {
     /// `x` `[num_tokens, in_features]` to `[num_tokens, out_features]`.
     fn forward_slice(&self, x: &[f32], num_tokens: usize) -> Vec<f32> {
         let weight = self.weight.view();
-        let mut y = vec![0f32; num_tokens * weight.rows];
-        let shared = SharedSlice::new(&mut y);
         let packed = self.matmul.pack(weight, x, 0..num_tokens);
         let threads = threads_for(weight.rows * weight.cols * num_tokens.div_ceil(8));
         let step = self.matmul.rows_per_task(weight, weight.rows, num_tokens);
-        for_each_task(weight.rows.div_ceil(step), threads, |task| {
+        let multiply_rows = |task: usize, y: &SharedSlice<MaybeUninit<f32>>| {
             let first = task * step;
             let rows = first..(first + step).min(weight.rows);
             let mut part = Scratch::new(num_tokens * rows.len());
@@ -50,20 +49,27 @@ impl CpuLinear {
             for (t, part) in part.chunks_exact(rows.len()).enumerate() {
                 let at = t * weight.rows;
                 // SAFETY: each task has its own rows, each token its own part of `y`.
-                let y = unsafe { shared.range(at + rows.start..at + rows.end) };
+                let y = unsafe { y.range(at + rows.start..at + rows.end) };
                 self.add_bias(part, rows.start, y);
             }
-        });
-        y
+        };
+        // SAFETY: every row of every token is written.
+        unsafe {
+            filled(num_tokens * weight.rows, |y| {
+                for_each_task(weight.rows.div_ceil(step), threads, |task| multiply_rows(task, y));
+            })
+        }
     }
 
     /// `y = part + bias[first_row ..]`.
-    fn add_bias(&self, part: &[f32], first_row: usize, y: &mut [f32]) {
+    fn add_bias(&self, part: &[f32], first_row: usize, y: &mut [MaybeUninit<f32>]) {
         match &self.bias {
-            None => y.copy_from_slice(part),
+            None => {
+                y.write_copy_of_slice(part);
+            }
             Some(bias) => {
                 for ((y, v), b) in y.iter_mut().zip(part).zip(&bias[first_row..]) {
-                    *y = v + b;
+                    y.write(v + b);
                 }
             }
         }

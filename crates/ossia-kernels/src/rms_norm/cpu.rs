@@ -1,9 +1,11 @@
 //! RMSNorm on the CPU.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
 use crate::Result;
-use crate::cpu::{SharedSlice, contiguous_f32, for_each_task, threads_for};
+use crate::cpu::{SharedSlice, contiguous_f32, filled, for_each_task, threads_for};
 
 /// Partial sums of the squares: fixed, so that the bits do not depend on the instruction set.
 const NUM_SUMS: usize = 16;
@@ -31,22 +33,26 @@ impl CustomOp2 for RmsNorm {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = contiguous_f32(x, x_layout)?;
         let weight = contiguous_f32(weight, weight_layout)?;
-        let mut out = vec![0f32; x.len()];
         let width = weight.len().max(1);
-        let shared = SharedSlice::new(&mut out);
-        for_each_task(x.len() / width, threads_for(x.len()), |row| {
+        let normalize = |row: usize, out: &SharedSlice<MaybeUninit<f32>>| {
             let row = row * width..(row + 1) * width;
             // SAFETY: each task has its own row.
-            normalize_row(&x[row.clone()], weight, self.eps, unsafe { shared.range(row) });
-        });
+            normalize_row(&x[row.clone()], weight, self.eps, unsafe { out.range(row) });
+        };
+        // SAFETY: rows are whole, and each is written.
+        let out = unsafe {
+            filled(x.len(), |out| {
+                for_each_task(x.len() / width, threads_for(x.len()), |row| normalize(row, out));
+            })
+        };
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
 
-fn normalize_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+fn normalize_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [MaybeUninit<f32>]) {
     let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
     for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
-        *out = weight * (x * scale);
+        out.write(weight * (x * scale));
     }
 }
 
