@@ -7,6 +7,11 @@ use crate::cpu::transpose_16x16;
 use crate::cpu::{Scratch, SharedSlice, for_each_task, threads_for};
 use crate::weight::Format;
 
+/// Values between two tiles of tokens, 17 cache lines: for most widths of a model tiles would otherwise be whole pages
+/// apart, where their blocks share a set of the cache and look like each other to the processor's check whether a load
+/// must wait for a store.
+const APART: usize = 17 * 16;
+
 /// Activations as tiles of up to 16 tokens: `[tiles of tokens, blocks of k, 16 pairs of values, width]`. One tile of
 /// fewer than 16 tokens is as wide as it has tokens; otherwise all are 16 wide and the last is padded with zeros. So
 /// are values past the last column, up to a whole group.
@@ -14,6 +19,8 @@ pub(crate) struct TiledRows {
     num_tokens: usize,
     num_groups: usize,
     width: usize,
+    /// Values from one tile of tokens to the next.
+    tile_len: usize,
     /// Pairs of bf16.
     pairs: Scratch,
 }
@@ -32,7 +39,7 @@ impl TiledRows {
         let rows: Vec<&[f32]> = rows.collect();
         let (num_tokens, num_groups) = (rows.len(), cols.div_ceil(GROUP));
         let width = num_tokens.min(SIDE);
-        let tile_len = num_groups * PARTS * SIDE * width;
+        let tile_len = num_groups * PARTS * SIDE * width + APART;
         let mut pairs = Scratch::new(num_tokens.div_ceil(SIDE) * tile_len);
         let shared = SharedSlice::new(&mut pairs);
         let in_words = matches!(format, Format::Mxfp4 { .. });
@@ -40,14 +47,14 @@ impl TiledRows {
             let rows = &rows[tile * SIDE..num_tokens.min((tile + 1) * SIDE)];
             // SAFETY: each tile of tokens has its own part; the caller has AVX-512.
             unsafe {
-                let tiles = shared.range(tile * tile_len..(tile + 1) * tile_len);
+                let tiles = shared.range(tile * tile_len..(tile + 1) * tile_len - APART);
                 match in_words {
                     true => pack_tile::<true>(rows, width, tiles),
                     false => pack_tile::<false>(rows, width, tiles),
                 }
             };
         });
-        Self { num_tokens, num_groups, width, pairs }
+        Self { num_tokens, num_groups, width, tile_len, pairs }
     }
 
     /// Number of tokens.
@@ -82,7 +89,7 @@ impl TiledRows {
 
     /// Block `block` of tile `tile` of tokens.
     pub(super) fn tile(&self, tile: usize, block: usize) -> *const u8 {
-        let at = (tile * self.num_groups * PARTS + block) * SIDE * self.width;
+        let at = tile * self.tile_len + block * SIDE * self.width;
         self.pairs[at..].as_ptr().cast()
     }
 }
