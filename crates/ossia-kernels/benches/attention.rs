@@ -37,6 +37,8 @@ fn main() {
     let chosen = std::env::args().find(|arg| ["decode", "prefill"].contains(&arg.as_str()));
     let cases = [
         case("one", 32, 1024, None),
+        case("decode, full", 1, 512, None),
+        case("decode, full", 1, 1024, None),
         case("decode, full", 1, 4096, None),
         case("decode, full", 1, 32768, None),
         case("decode, sliding", 1, 4096, Some(128)),

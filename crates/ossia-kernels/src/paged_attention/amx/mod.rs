@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::chunk::{Chunk, prefetch_next};
+use super::chunk::Chunk;
 use super::tile::{Rows, TileInput};
 use super::vector::{Avx512, exp2_nonpositive};
 use super::{AttentionShape, CHUNK_LEN};
@@ -29,6 +29,8 @@ const SIDE: usize = 16;
 const DEPTH: usize = 32;
 /// Steps of a chunk.
 const STEPS: usize = CHUNK_LEN / DEPTH;
+/// Tiles of a chunk's keys.
+const KEY_TILES: usize = CHUNK_LEN / SIDE;
 /// Tiles of dimensions whose sums are in registers at a time.
 const DIM_TILES: usize = 4;
 /// Values of a tile of f32.
@@ -177,6 +179,8 @@ impl Rows<bf16> for AmxRows {
     }
 }
 
+const NO_KEYS: ([*const u8; KEY_TILES], usize) = ([std::ptr::null(); KEY_TILES], 0);
+
 /// A block of a head, and the steps of the chunk of which some of its rows see something.
 struct Job {
     head: usize,
@@ -207,7 +211,8 @@ impl AmxRows {
         at..at + len
     }
 
-    /// Fetches the chunk's keys and values of the task's `head`-th head, and asks memory for those of the next one.
+    /// Fetches the chunk's keys and values of the task's `head`-th head. Asking memory for those of the next chunk takes
+    /// longer here than it saves: the processor does so on its own.
     ///
     /// # Safety
     /// As for [`Rows`].
@@ -215,16 +220,15 @@ impl AmxRows {
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn fetch(&mut self, input: &TileInput<bf16>, chunk: &Chunk, head: usize) {
         let kv_head = input.kv_heads.start + head;
-        prefetch_next(input, chunk, kv_head);
         let fetched = self.fetched[head % FETCHED].get_or_insert_with(|| FetchedTiles::new(self.head_dim));
         // SAFETY: the condition above.
-        unsafe { fetched.fetch(input, chunk, kv_head) };
+        unsafe { fetched.fetch(input, chunk, kv_head, self.num_blocks) };
     }
 
     /// The products of a round.
     fn products(&mut self, logits_of: Option<&Job>, values_of: Option<&Job>, slot: usize) -> Products {
         let fetched = |job: &Job| self.fetched[job.head % FETCHED].as_ref();
-        let keys = logits_of.and_then(fetched).map_or(std::ptr::null(), FetchedTiles::keys);
+        let (keys, key_stride) = logits_of.and_then(fetched).map_or(NO_KEYS, FetchedTiles::keys);
         let values = values_of.and_then(fetched).map_or(std::ptr::null(), FetchedTiles::values);
         let block = logits_of.map_or(0, |job| job.head * self.num_blocks + job.block);
         let steps = |job: Option<&Job>| job.map_or(0..0, |job| job.steps.clone());
@@ -234,6 +238,7 @@ impl AmxRows {
             logit_steps: steps(logits_of),
             queries: self.queries[block * self.head_dim / DEPTH * TILE_LEN..].as_ptr().cast(),
             keys,
+            key_stride,
             logits: self.logits[slot * BLOCK_LEN..].as_mut_ptr().cast(),
             value_steps: steps(values_of),
             powers: self.powers[slot * STEPS * TILE_LEN..].as_ptr().cast(),

@@ -8,8 +8,7 @@ use half::bf16;
 use super::super::CHUNK_LEN;
 use super::super::chunk::Chunk;
 use super::super::tile::TileInput;
-use super::{DEPTH, SIDE, TILE_LEN};
-use crate::cpu::amx::TILE_ROW_BYTES;
+use super::{DEPTH, KEY_TILES, SIDE, TILE_LEN};
 use crate::cpu::{Scratch, transpose_16x16};
 
 /// The upper 16 bits of 32.
@@ -66,6 +65,8 @@ pub(super) unsafe fn queries(input: &TileInput<bf16>, kv_head: usize, row: usize
 
 /// Keys of a chunk and one key-value head, row by row, and its values, transposed.
 pub(super) struct FetchedTiles {
+    /// Where tiles of keys begin, and the bytes from one key to the next.
+    key_tiles: ([*const u8; KEY_TILES], usize),
     /// `[CHUNK_LEN, head_dim]` of bf16.
     keys: Scratch,
     /// Tiles of 16 dimensions and 32 keys, `[STEPS, head_dim / 16]`.
@@ -79,57 +80,83 @@ impl FetchedTiles {
         let (mut keys, mut values) = (Scratch::new(len), Scratch::new(len));
         keys.fill(0.0);
         values.fill(0.0);
-        Self { keys, values }
+        Self { key_tiles: super::NO_KEYS, keys, values }
     }
 
-    pub(super) fn keys(&self) -> *const u8 {
-        self.keys.as_ptr().cast()
+    /// Tiles of the keys that were fetched last, as [`Products`](super::Products) takes them.
+    pub(super) fn keys(&self) -> ([*const u8; KEY_TILES], usize) {
+        self.key_tiles
     }
 
     pub(super) fn values(&self) -> *const u8 {
         self.values.as_ptr().cast()
     }
 
-    /// Fetches the steps of which some row sees something; what nobody sees in them is zero.
+    /// Fetches the steps of which some row sees something for `num_blocks` blocks of rows. Values that nobody sees in
+    /// them are zero. Keys that one block takes are left in the cache, if a tile of them lies in one of its blocks.
     ///
     /// # Safety
     /// AVX-512F and BW; `head_dim` is a multiple of 32.
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) unsafe fn fetch(&mut self, input: &TileInput<bf16>, chunk: &Chunk, kv_head: usize) {
+    pub(super) unsafe fn fetch(
+        &mut self,
+        input: &TileInput<bf16>,
+        chunk: &Chunk,
+        kv_head: usize,
+        num_blocks: usize,
+    ) {
         let shape = input.op.shape;
+        let leaves_keys = num_blocks == 1 && shape.block_size.is_multiple_of(SIDE);
+        self.key_tiles = match leaves_keys {
+            true => {
+                let stride = shape.num_kv_heads * shape.head_dim;
+                let tile = |tile: usize| {
+                    let at = chunk.slots[tile * SIDE] * stride + kv_head * shape.head_dim;
+                    input.k[at..][..(SIDE - 1) * stride + shape.head_dim].as_ptr().cast()
+                };
+                (std::array::from_fn(tile), stride * size_of::<bf16>())
+            }
+            false => {
+                let tile = |tile: usize| self.keys[tile * SIDE * shape.head_dim / 2..].as_ptr().cast();
+                (std::array::from_fn(tile), shape.head_dim * size_of::<bf16>())
+            }
+        };
         let visible = chunk.visible_keys();
         let mut at = [None; CHUNK_LEN];
         for key in visible.clone() {
             at[key] = Some((chunk.slots[key] * shape.num_kv_heads + kv_head) * shape.head_dim);
         }
         for step in visible.start / DEPTH..visible.end.div_ceil(DEPTH) {
+            let at = &at[step * DEPTH..][..DEPTH];
             for dim in (0..shape.head_dim).step_by(DEPTH) {
-                // SAFETY: 32 values of a head's key or value are a register; see the buffers' sizes.
-                unsafe {
-                    let load = |cache: &[bf16], key: usize| match at[step * DEPTH + key] {
-                        Some(at) => _mm512_loadu_si512(cache[at + dim..][..DEPTH].as_ptr().cast()),
-                        None => _mm512_setzero_si512(),
-                    };
-                    let keys = self.keys.as_mut_ptr().cast::<bf16>().add(step * DEPTH * shape.head_dim + dim);
-                    let [mut even, mut odd] = [[_mm512_setzero_si512(); SIDE]; 2];
-                    for pair in 0..SIDE {
-                        for key in [2 * pair, 2 * pair + 1] {
-                            _mm512_store_si512(keys.add(key * shape.head_dim).cast(), load(input.k, key));
-                        }
-                        even[pair] = load(input.v, 2 * pair);
-                        odd[pair] = load(input.v, 2 * pair + 1);
+                let row = |cache: &[bf16], key: usize| match at[key] {
+                    // SAFETY: 32 values of a head's key or value are a register.
+                    Some(at) => unsafe { _mm512_loadu_si512(cache[at + dim..][..DEPTH].as_ptr().cast()) },
+                    None => _mm512_setzero_si512(),
+                };
+                let to = (step * DEPTH * shape.head_dim + dim) / 2;
+                for key in (0..DEPTH).filter(|_| !leaves_keys) {
+                    let to = &mut self.keys[to + key * shape.head_dim / 2..][..SIDE];
+                    // SAFETY: room for a register.
+                    unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), row(input.k, key)) };
+                }
+                let tile = step * (shape.head_dim / SIDE) + dim / SIDE;
+                let to = &mut self.values[tile * TILE_LEN..][..2 * TILE_LEN];
+                // Four dimensions of each eight, then the other four.
+                for half in 0..2 {
+                    let mut pairs = [_mm512_setzero_si512(); SIDE];
+                    for (pair, to) in pairs.iter_mut().enumerate() {
+                        let (even, odd) = (row(input.v, 2 * pair), row(input.v, 2 * pair + 1));
+                        *to = match half {
+                            0 => _mm512_unpacklo_epi16(even, odd),
+                            _ => _mm512_unpackhi_epi16(even, odd),
+                        };
                     }
-                    let tile = step * (shape.head_dim / SIDE) + dim / SIDE;
-                    let to = self.values[tile * TILE_LEN..][..2 * TILE_LEN].as_mut_ptr().cast::<u8>();
-                    let (even, odd) = (transpose_16x16(even), transpose_16x16(odd));
-                    for (pair, (even, odd)) in even.into_iter().zip(odd).enumerate() {
-                        // Two dimensions of 16 keys and their neighbours; a row of a tile is one dimension of both.
-                        const ODD_WORDS: __mmask32 = 0xaaaa_aaaa;
-                        let first = _mm512_mask_mov_epi16(even, ODD_WORDS, _mm512_slli_epi32::<16>(odd));
-                        let second = _mm512_mask_mov_epi16(_mm512_srli_epi32::<16>(even), ODD_WORDS, odd);
-                        let to = to.add(2 * pair * TILE_ROW_BYTES);
-                        _mm512_store_si512(to.cast(), first);
-                        _mm512_store_si512(to.add(TILE_ROW_BYTES).cast(), second);
+                    for (at, pairs) in transpose_16x16(pairs).into_iter().enumerate() {
+                        let dim = at / 4 * 8 + 4 * half + at % 4;
+                        let to = &mut to[dim * SIDE..][..SIDE];
+                        // SAFETY: room for a register.
+                        unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), pairs) };
                     }
                 }
             }

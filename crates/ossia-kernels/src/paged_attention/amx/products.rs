@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{DEPTH, DIM_TILES, SIDE, STEPS};
+use super::{DEPTH, DIM_TILES, KEY_TILES, SIDE, STEPS};
 use crate::cpu::amx::{TILE_BYTES, TILE_ROW_BYTES, tile_dot, tile_load, tile_store, tile_zero};
 
 /// The logits of one block and the values of another, and how far they are. What has no steps has no products.
@@ -15,8 +15,9 @@ pub(super) struct Products {
     pub(super) logit_steps: Range<usize>,
     /// Tiles of the block's queries, one after the other.
     pub(super) queries: *const u8,
-    /// Keys of the chunk, `[CHUNK_LEN, head_dim]`.
-    pub(super) keys: *const u8,
+    /// Tiles of the chunk's keys, whose rows are `key_stride` bytes apart.
+    pub(super) keys: [*const u8; KEY_TILES],
+    pub(super) key_stride: usize,
     /// Where the block's logits go.
     pub(super) logits: *mut u8,
     pub(super) value_steps: Range<usize>,
@@ -71,7 +72,7 @@ impl Products {
     /// As for [`Self::finish`].
     #[inline(always)]
     unsafe fn run_logits(&mut self, part: usize) {
-        let (steps, stride) = (&self.logit_steps, self.head_dim * 2);
+        let (steps, stride) = (&self.logit_steps, self.key_stride);
         if steps.is_empty() {
             return;
         }
@@ -80,18 +81,18 @@ impl Products {
             if part == 0 {
                 zero_sums();
             }
-            let keys = self.keys.add(part * TILE_ROW_BYTES);
+            let [a, b, c, d] = self.keys.map(|keys| keys.wrapping_add(part * TILE_ROW_BYTES));
             tile_load!(4, self.queries.add(part * TILE_BYTES), TILE_ROW_BYTES);
             if steps.contains(&0) {
-                tile_load!(5, keys, stride);
+                tile_load!(5, a, stride);
                 tile_dot!(0, 5, 4);
-                tile_load!(6, keys.add(SIDE * stride), stride);
+                tile_load!(6, b, stride);
                 tile_dot!(1, 6, 4);
             }
             if steps.contains(&1) {
-                tile_load!(7, keys.add(2 * SIDE * stride), stride);
+                tile_load!(7, c, stride);
                 tile_dot!(2, 7, 4);
-                tile_load!(5, keys.add(3 * SIDE * stride), stride);
+                tile_load!(5, d, stride);
                 tile_dot!(3, 5, 4);
             }
             if part + 1 == self.num_parts() {
