@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::chunk::Chunk;
+use super::chunk::{Chunk, prefetch_next};
 use super::tile::{Rows, TileInput};
 use super::vector::{Avx512, exp2_nonpositive};
 use super::{AttentionShape, CHUNK_LEN};
@@ -211,8 +211,7 @@ impl AmxRows {
         at..at + len
     }
 
-    /// Fetches the chunk's keys and values of the task's `head`-th head. Asking memory for those of the next chunk takes
-    /// longer here than it saves: the processor does so on its own.
+    /// Fetches the chunk's keys and values of the task's `head`-th head, and asks memory for those of the next chunk.
     ///
     /// # Safety
     /// As for [`Rows`].
@@ -220,6 +219,7 @@ impl AmxRows {
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn fetch(&mut self, input: &TileInput<bf16>, chunk: &Chunk, head: usize) {
         let kv_head = input.kv_heads.start + head;
+        prefetch_next(input, chunk, kv_head);
         let fetched = self.fetched[head % FETCHED].get_or_insert_with(|| FetchedTiles::new(self.head_dim));
         // SAFETY: the condition above.
         unsafe { fetched.fetch(input, chunk, kv_head, self.num_blocks) };
