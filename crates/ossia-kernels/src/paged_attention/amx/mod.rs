@@ -145,7 +145,7 @@ impl Rows<bf16> for AmxRows {
                 }
                 products.finish();
                 if let Some(job) = values_of {
-                    let sums = self.sums_at(job);
+                    let sums = self.sums_of(job);
                     sums::add_values(&mut self.span[sums], shrinks[round % 2], &self.added);
                 }
             }
@@ -164,24 +164,24 @@ impl Rows<bf16> for AmxRows {
 
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn span(&mut self, head: usize) -> &[f32] {
-        let len = self.num_blocks * sums::len(self.head_dim);
+        let sums = self.sums_of_head(head);
         // SAFETY: the condition of the trait.
-        unsafe { sums::by_row(&self.span[head * len..][..len], self.head_dim, &mut self.by_row) };
+        unsafe { sums::by_row(&self.span[sums], self.head_dim, &mut self.by_row) };
         &self.by_row
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn total(&mut self, head: usize) -> &[f32] {
-        let len = self.num_blocks * sums::len(self.head_dim);
+        let sums = self.sums_of_head(head);
         // SAFETY: the condition of the trait.
-        unsafe { sums::by_row(&self.total[head * len..][..len], self.head_dim, &mut self.by_row) };
+        unsafe { sums::by_row(&self.total[sums], self.head_dim, &mut self.by_row) };
         &self.by_row
     }
 }
 
 const NO_KEYS: ([*const u8; KEY_TILES], usize) = ([std::ptr::null(); KEY_TILES], 0);
 
-/// A block of a head, and the steps of the chunk of which some of its rows see something.
+/// A block of a head, and its steps of the chunk.
 struct Job {
     head: usize,
     /// Whether it is the head's first.
@@ -191,6 +191,7 @@ struct Job {
 }
 
 impl AmxRows {
+    /// The steps of a chunk of which some row of a block sees something.
     fn steps(&self, chunk: &Chunk, block: usize) -> Range<usize> {
         if !chunk.masked {
             return 0..STEPS;
@@ -204,10 +205,16 @@ impl AmxRows {
         first / DEPTH..(last as usize / DEPTH + 1).min(STEPS)
     }
 
+    /// Where the sums of a head's blocks are.
+    fn sums_of_head(&self, head: usize) -> Range<usize> {
+        let len = self.num_blocks * sums::len(self.head_dim);
+        head * len..(head + 1) * len
+    }
+
     /// Where the sums of a block are.
-    fn sums_at(&self, job: &Job) -> Range<usize> {
+    fn sums_of(&self, job: &Job) -> Range<usize> {
         let len = sums::len(self.head_dim);
-        let at = (job.head * self.num_blocks + job.block) * len;
+        let at = self.sums_of_head(job.head).start + job.block * len;
         at..at + len
     }
 
@@ -247,14 +254,15 @@ impl AmxRows {
         }
     }
 
-    /// Turns logits into powers relative to the largest so far, in pairs of keys, and merges maxima and sums; runs products on the way. Returns what the rows' earlier values are to shrink by.
+    /// Turns logits into powers relative to the largest so far, in pairs of keys, and merges maxima and sums; runs
+    /// products on the way. Returns what the rows' earlier values are to shrink by.
     ///
     /// # Safety
     /// As for [`Rows`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn powers(&mut self, job: &Job, slot: usize, products: &mut Products) -> __m512 {
-        let sums = self.sums_at(job);
+        let sums = self.sums_of(job);
         let [max_at, sum_at] = sums::max_and_sum(&mut self.span[sums]);
         let logits = self.logits[slot * BLOCK_LEN..][..BLOCK_LEN].as_ptr();
         let powers = self.powers[slot * STEPS * TILE_LEN..][..STEPS * TILE_LEN].as_mut_ptr();

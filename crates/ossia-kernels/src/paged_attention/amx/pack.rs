@@ -24,7 +24,7 @@ pub(super) fn pairs(even: __m512, odd: __m512) -> __m512i {
     _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi32(UPPER_HALF), rounded(odd), upper)
 }
 
-/// Numbers whose upper halves are `x` rounded to bf16, from the middle away from zero.
+/// Numbers whose upper halves are `x` rounded to bf16, from the middle away from zero; NaNs of arithmetic stay such.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn rounded(x: __m512) -> __m512i {
@@ -107,59 +107,72 @@ impl FetchedTiles {
     ) {
         let shape = input.op.shape;
         let leaves_keys = num_blocks == 1 && shape.block_size.is_multiple_of(SIDE);
-        self.key_tiles = match leaves_keys {
+        let place = |slot: usize| (slot * shape.num_kv_heads + kv_head) * shape.head_dim;
+        let visible = chunk.visible_keys();
+        let mut places = [None; CHUNK_LEN];
+        for key in visible.clone() {
+            places[key] = Some(place(chunk.slots[key]));
+        }
+        let (stride, tiles): (_, [_; KEY_TILES]) = match leaves_keys {
             true => {
                 let stride = shape.num_kv_heads * shape.head_dim;
-                let tile = |tile: usize| {
-                    let at = chunk.slots[tile * SIDE] * stride + kv_head * shape.head_dim;
-                    input.k[at..][..(SIDE - 1) * stride + shape.head_dim].as_ptr().cast()
-                };
-                (std::array::from_fn(tile), stride * size_of::<bf16>())
+                let len = (SIDE - 1) * stride + shape.head_dim;
+                let tile = |tile: usize| input.k[place(chunk.slots[tile * SIDE])..][..len].as_ptr().cast();
+                (stride, std::array::from_fn(tile))
             }
             false => {
                 let tile = |tile: usize| self.keys[tile * SIDE * shape.head_dim / 2..].as_ptr().cast();
-                (std::array::from_fn(tile), shape.head_dim * size_of::<bf16>())
+                (shape.head_dim, std::array::from_fn(tile))
             }
         };
-        let visible = chunk.visible_keys();
-        let mut at = [None; CHUNK_LEN];
-        for key in visible.clone() {
-            at[key] = Some((chunk.slots[key] * shape.num_kv_heads + kv_head) * shape.head_dim);
-        }
+        self.key_tiles = (tiles, stride * size_of::<bf16>());
         for step in visible.start / DEPTH..visible.end.div_ceil(DEPTH) {
-            let at = &at[step * DEPTH..][..DEPTH];
+            let places = &places[step * DEPTH..][..DEPTH];
             for dim in (0..shape.head_dim).step_by(DEPTH) {
-                let row = |cache: &[bf16], key: usize| match at[key] {
-                    // SAFETY: 32 values of a head's key or value are a register.
-                    Some(at) => unsafe { _mm512_loadu_si512(cache[at + dim..][..DEPTH].as_ptr().cast()) },
-                    None => _mm512_setzero_si512(),
-                };
-                let to = (step * DEPTH * shape.head_dim + dim) / 2;
-                for key in (0..DEPTH).filter(|_| !leaves_keys) {
-                    let to = &mut self.keys[to + key * shape.head_dim / 2..][..SIDE];
-                    // SAFETY: room for a register.
-                    unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), row(input.k, key)) };
+                if !leaves_keys {
+                    let to = &mut self.keys[(step * DEPTH * shape.head_dim + dim) / 2..];
+                    for (place, to) in places.iter().zip(to.chunks_mut(shape.head_dim / 2)) {
+                        let key = some_of(input.k, *place, dim);
+                        // SAFETY: room for a register.
+                        unsafe { _mm512_store_si512(to[..SIDE].as_mut_ptr().cast(), key) };
+                    }
                 }
                 let tile = step * (shape.head_dim / SIDE) + dim / SIDE;
-                let to = &mut self.values[tile * TILE_LEN..][..2 * TILE_LEN];
-                // Four dimensions of each eight, then the other four.
-                for half in 0..2 {
-                    let mut pairs = [_mm512_setzero_si512(); SIDE];
-                    for (pair, to) in pairs.iter_mut().enumerate() {
-                        let (even, odd) = (row(input.v, 2 * pair), row(input.v, 2 * pair + 1));
-                        *to = match half {
-                            0 => _mm512_unpacklo_epi16(even, odd),
-                            _ => _mm512_unpackhi_epi16(even, odd),
-                        };
-                    }
-                    for (at, pairs) in transpose_16x16(pairs).into_iter().enumerate() {
-                        let dim = at / 4 * 8 + 4 * half + at % 4;
-                        let to = &mut to[dim * SIDE..][..SIDE];
-                        // SAFETY: room for a register.
-                        unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), pairs) };
-                    }
-                }
+                transpose_values(input.v, places, dim, &mut self.values[tile * TILE_LEN..][..2 * TILE_LEN]);
             }
+        }
+    }
+}
+
+/// Values `dim` to `dim + 32` of the key or value at `place`, zeros without one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn some_of(cache: &[bf16], place: Option<usize>, dim: usize) -> __m512i {
+    match place {
+        // SAFETY: 32 values fill a register.
+        Some(place) => unsafe { _mm512_loadu_si512(cache[place + dim..][..DEPTH].as_ptr().cast()) },
+        None => _mm512_setzero_si512(),
+    }
+}
+
+/// Writes dimensions `dim` to `dim + 32` of 32 values as the rows of two tiles.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn transpose_values(cache: &[bf16], places: &[Option<usize>], dim: usize, to: &mut [f32]) {
+    // Of each eight dimensions the first four, then the others.
+    for half in 0..2 {
+        let mut pairs = [_mm512_setzero_si512(); SIDE];
+        for (to, places) in pairs.iter_mut().zip(places.chunks_exact(2)) {
+            let (even, odd) = (some_of(cache, places[0], dim), some_of(cache, places[1], dim));
+            *to = match half {
+                0 => _mm512_unpacklo_epi16(even, odd),
+                _ => _mm512_unpackhi_epi16(even, odd),
+            };
+        }
+        for (at, pairs) in transpose_16x16(pairs).into_iter().enumerate() {
+            let dim = at / 4 * 8 + 4 * half + at % 4;
+            // SAFETY: room for a register.
+            unsafe { _mm512_store_si512(to[dim * SIDE..][..SIDE].as_mut_ptr().cast(), pairs) };
         }
     }
 }
