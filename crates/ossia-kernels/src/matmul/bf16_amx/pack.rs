@@ -42,13 +42,13 @@ impl TiledRows {
         let tile_len = num_groups * PARTS * SIDE * width + APART;
         let mut pairs = Scratch::new(num_tokens.div_ceil(SIDE) * tile_len);
         let shared = SharedSlice::new(&mut pairs);
-        let in_words = matches!(format, Format::Mxfp4 { .. });
+        let by_lane = matches!(format, Format::Mxfp4 { .. });
         for_each_task(num_tokens.div_ceil(SIDE), threads_for(num_tokens * cols), |tile| {
             let rows = &rows[tile * SIDE..num_tokens.min((tile + 1) * SIDE)];
             // SAFETY: each tile of tokens has its own part; the caller has AVX-512.
             unsafe {
                 let tiles = shared.range(tile * tile_len..(tile + 1) * tile_len - APART);
-                match in_words {
+                match by_lane {
                     true => pack_tile::<true>(rows, width, tiles),
                     false => pack_tile::<false>(rows, width, tiles),
                 }
@@ -94,18 +94,17 @@ impl TiledRows {
     }
 }
 
-/// Writes the tiles of up to 16 rows. `IN_WORDS`: as MXFP4 has them, tile `s` of a group the values `4 * i + s`; else
-/// block by block.
+/// Writes the tiles of up to 16 rows. `BY_LANE`: in the order in which MXFP4 is decoded; else block by block.
 ///
 /// # Safety
 /// AVX-512 F and BW.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pack_tile<const IN_WORDS: bool>(rows: &[&[f32]], width: usize, tiles: &mut [f32]) {
+unsafe fn pack_tile<const BY_LANE: bool>(rows: &[&[f32]], width: usize, tiles: &mut [f32]) {
     for (group, tiles) in tiles.chunks_exact_mut((PARTS * SIDE * width).max(1)).enumerate() {
         let mut values = [[_mm512_setzero_si512(); SIDE]; PARTS];
         for (token, row) in rows.iter().enumerate() {
             let blocks = std::array::from_fn(|part| round_block(row, group * PARTS + part));
-            let blocks = if IN_WORDS { deal(blocks) } else { blocks };
+            let blocks = if BY_LANE { deal(blocks) } else { blocks };
             for (values, block) in values.iter_mut().zip(blocks) {
                 values[token] = block;
             }
@@ -121,23 +120,25 @@ unsafe fn pack_tile<const IN_WORDS: bool>(rows: &[&[f32]], width: usize, tiles: 
     }
 }
 
-/// Deals 128 values out to four hands: hand `s` gets the values `4 * i + s`.
+/// Deals 128 values out to four hands of eight from each block: the even values of its first half, those of its second
+/// half, and likewise the odd ones.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn deal([a, b, c, d]: [__m512i; PARTS]) -> [__m512i; PARTS] {
-    const EVERY_FOURTH: [u16; BLOCK] = {
+    // Every other of the first 16 values of one register, then of another one.
+    const EVERY_OTHER: [u16; BLOCK] = {
         let mut order = [0; BLOCK];
         let mut at = 0;
-        while at < BLOCK {
-            order[at] = (4 * at % 64) as u16;
+        while at < SIDE {
+            order[at] = (at / 8 * BLOCK + 2 * (at % 8)) as u16;
             at += 1;
         }
         order
     };
     // SAFETY: 64 readable bytes.
-    let first = unsafe { _mm512_loadu_si512(EVERY_FOURTH.as_ptr().cast()) };
+    let first = unsafe { _mm512_loadu_si512(EVERY_OTHER.as_ptr().cast()) };
     std::array::from_fn(|hand| {
-        let order = _mm512_add_epi16(first, _mm512_set1_epi16(hand as i16));
+        let order = _mm512_add_epi16(first, _mm512_set1_epi16((hand % 2 * 16 + hand / 2) as i16));
         let ab = _mm512_permutex2var_epi16(a, order, b);
         let cd = _mm512_permutex2var_epi16(c, order, d);
         _mm512_shuffle_i64x2::<0x44>(ab, cd)

@@ -69,15 +69,16 @@ pub(super) trait Source: Copy {
 
 /// MXFP4 in checkpoint layout.
 ///
-/// A group of a row is 32 words of four codes each: tile `s` has the codes `s` of all words, so that one shift and one
-/// look-up make a row of a tile (see [`decode`]).
+/// A block of a row is 16 bytes, a lane of a register: two tiles of a group have the low codes of all lanes' first and last
+/// eight bytes, two the high ones. So each lane is looked up in a table of its own, which has the block's scale in it
+/// (see [`decode`]).
 #[derive(Clone, Copy)]
 pub(super) struct Mxfp4 {
     blocks: *const u8,
     scales: *const u8,
     num_blocks: usize,
     num_rows: usize,
-    /// Whether [`decode`] takes every scale of the pass.
+    /// Whether [`Values::of_scales`] takes every scale of the pass.
     is_plain: bool,
 }
 
@@ -101,74 +102,93 @@ const ROWS_PER_PART: usize = SIDE / PARTS;
 /// How many groups, a cache line each, a row of MXFP4 is asked for ahead.
 const GROUPS_AHEAD: usize = 8;
 
-/// The largest scale that [`decode`] takes; the smallest is 1.
+/// The largest scale that [`Values::of_scales`] takes; the smallest is 1.
 const MAX_SCALE: u8 = 252;
 
-/// Values of the largest scale by code, twice; zeros are negative.
-static VALUES: tables::Aligned<[u16; 32]> = {
-    let mut values = tables::BF16.0[MAX_SCALE as usize];
-    let mut at = 0;
-    while at < 32 {
-        if values[at] & 0x7fff == 0 {
-            values[at] = 0x8000;
-        }
-        at += 1;
-    }
-    tables::Aligned(values)
-};
-
-/// One row of a group as rows of four tiles: words of codes and, in each four bytes, the scales of its blocks.
-///
-/// Values are looked up as if their scale were the largest for which none is infinite, and what the true scale is
-/// less is taken from the exponent. Zero is looked up as the most negative 16-bit integer, which is bf16's negative
-/// zero, and the subtraction saturates: zero stays zero.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn decode(codes: __m512i, scales: __m512i) -> [__m512i; PARTS] {
-    // SAFETY: 32 values of 16 bits, on a cache line.
-    let values = unsafe { _mm512_load_si512(VALUES.0.as_ptr().cast()) };
-    // The scale of each quarter as the upper byte of its words.
-    let spread = _mm512_set_epi64(
-        0x0380_0380_0380_0380,
-        0x0380_0380_0380_0380,
-        0x0280_0280_0280_0280,
-        0x0280_0280_0280_0280,
-        0x0180_0180_0180_0180,
-        0x0180_0180_0180_0180,
-        0x0080_0080_0080_0080,
-        0x0080_0080_0080_0080,
-    );
-    let scales = _mm512_shuffle_epi8(scales, spread);
-    let largest = _mm512_set1_epi16(i16::from(MAX_SCALE) << 7);
-    let differences = _mm512_sub_epi16(_mm512_srli_epi16::<1>(scales), largest);
-    words(codes).map(|codes| _mm512_adds_epi16(_mm512_permutexvar_epi16(codes, values), differences))
+/// The bf16 numbers that the 16 codes stand for, by lane: their lower and their upper bytes.
+#[derive(Clone, Copy)]
+struct Values {
+    lower: __m512i,
+    upper: __m512i,
 }
 
-/// As [`decode`] with any scales, `count` of them: each block by the table of its own.
-///
-/// # Safety
-/// AVX-512 F and BW; the scales are there.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn decode_by_tables(codes: __m512i, scales: *const u8, count: usize) -> [__m512i; PARTS] {
-    let mut tiles = [_mm512_setzero_si512(); PARTS];
-    for block in 0..count {
-        // SAFETY: the scale is there; the tables have a row for every byte.
-        let table = unsafe {
-            let scale = usize::from(*scales.add(block));
-            _mm512_load_si512(tables::BF16.0[scale].as_ptr().cast())
-        };
-        for (tile, codes) in tiles.iter_mut().zip(words(codes)) {
-            *tile = _mm512_mask_permutexvar_epi16(*tile, 0xff << (8 * block), codes, table);
+impl Values {
+    /// Those of four blocks with the scales in each four bytes of `scales`. What is subnormal in bf16 comes out as zero, as
+    /// the tile unit takes it.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn of_scales(scales: __m512i) -> Self {
+        /// Where both say so from the first, and what the third says.
+        const AND_OR: i32 = 0xea;
+        let lanes = _mm512_set_epi64(
+            0x0303_0303_0303_0303,
+            0x0303_0303_0303_0303,
+            0x0202_0202_0202_0202,
+            0x0202_0202_0202_0202,
+            0x0101_0101_0101_0101,
+            0x0101_0101_0101_0101,
+            0,
+            0,
+        );
+        let scales = _mm512_shuffle_epi8(scales, lanes);
+        // 0, 0.5, 1, 1.5, 2, 3, 4 and 6: exponents beside that of the scale, and where the significand is 1.5.
+        let exponents = by_code([0, 0xff, 0, 0, 1, 1, 2, 2, 0, 0xff, 0, 0, 1, 1, 2, 2]);
+        let halves = by_code([0, 0, 0, 0x40, 0, 0x40, 0, 0x40, 0, 0, 0, 0x40, 0, 0x40, 0, 0x40]);
+        let signs = by_code([0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80]);
+        let exponents = _mm512_maskz_add_epi8(0xfefe_fefe_fefe_fefe, scales, exponents);
+        let lower = _mm512_slli_epi16::<7>(exponents);
+        let upper = _mm512_srli_epi16::<1>(exponents);
+        Self {
+            lower: _mm512_ternarylogic_epi32::<AND_OR>(lower, _mm512_set1_epi8(i8::MIN), halves),
+            upper: _mm512_ternarylogic_epi32::<AND_OR>(upper, _mm512_set1_epi8(i8::MAX), signs),
         }
     }
-    tiles
+
+    /// Those of up to four blocks with any scales.
+    #[target_feature(enable = "avx512f")]
+    fn of_any_scales(scales: &[u8]) -> Self {
+        let [mut lower, mut upper] = [[0u8; 64]; 2];
+        for (lane, scale) in scales.iter().enumerate() {
+            for (code, bits) in tables::BF16.0[usize::from(*scale)].iter().take(16).enumerate() {
+                [lower[16 * lane + code], upper[16 * lane + code]] = bits.to_le_bytes();
+            }
+        }
+        // SAFETY: 64 bytes each.
+        unsafe {
+            Self {
+                lower: _mm512_loadu_si512(lower.as_ptr().cast()),
+                upper: _mm512_loadu_si512(upper.as_ptr().cast()),
+            }
+        }
+    }
 }
 
-/// The words with their first, second, third and fourth code in the low bits.
+/// The same 16 bytes in each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn by_code(bytes: [u8; 16]) -> __m512i {
+    // SAFETY: 16 bytes.
+    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+}
+
+/// One row of a group as rows of four tiles.
+///
+/// Bytes are looked up, not words: what looks words up (`vpermw`) takes both ports that 512-bit instructions have, what
+/// looks up bytes within lanes (`vpshufb`) one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn words(codes: __m512i) -> [__m512i; PARTS] {
-    [codes, _mm512_srli_epi16::<4>(codes), _mm512_srli_epi16::<8>(codes), _mm512_srli_epi16::<12>(codes)]
+fn decode(codes: __m512i, values: Values) -> [__m512i; PARTS] {
+    let low_code = _mm512_set1_epi8(0xf);
+    let even = _mm512_and_si512(codes, low_code);
+    let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low_code);
+    let bytes = |codes| (_mm512_shuffle_epi8(values.lower, codes), _mm512_shuffle_epi8(values.upper, codes));
+    let ((even_lower, even_upper), (odd_lower, odd_upper)) = (bytes(even), bytes(odd));
+    [
+        _mm512_unpacklo_epi8(even_lower, even_upper),
+        _mm512_unpackhi_epi8(even_lower, even_upper),
+        _mm512_unpacklo_epi8(odd_lower, odd_upper),
+        _mm512_unpackhi_epi8(odd_lower, odd_upper),
+    ]
 }
 
 /// Writes a row of each of four tiles.
@@ -220,12 +240,14 @@ impl Source for Mxfp4 {
                 let at = (rows.first + r * rows.spacing) * self.num_blocks + group * PARTS;
                 let mask = u64::MAX >> (64 - 16 * count);
                 let codes = _mm512_maskz_loadu_epi8(mask, self.blocks.add(16 * at).cast());
-                if self.is_plain {
-                    let scales = _mm_maskz_loadu_epi8((1 << count) - 1, self.scales.add(at).cast());
-                    store_row(decode(codes, _mm512_broadcastd_epi32(scales)), to);
-                } else {
-                    store_row(decode_by_tables(codes, self.scales.add(at), count), to);
-                }
+                let values = match self.is_plain {
+                    true => {
+                        let scales = _mm_maskz_loadu_epi8((1 << count) - 1, self.scales.add(at).cast());
+                        Values::of_scales(_mm512_broadcastd_epi32(scales))
+                    }
+                    false => Values::of_any_scales(std::slice::from_raw_parts(self.scales.add(at), count)),
+                };
+                store_row(decode(codes, values), to);
             }
         }
     }
@@ -241,8 +263,8 @@ impl Source for Mxfp4 {
             // SAFETY: four blocks are 64 bytes with four bytes of scales; `to` has 16 rows of 64 bytes in each tile.
             unsafe {
                 let codes = _mm512_loadu_si512(codes.add(r * 16 * stride).cast());
-                let scales = broadcast(scales.add(r * stride));
-                store_row(decode(codes, scales), to.add(r * TILE_ROW_BYTES));
+                let values = Values::of_scales(broadcast(scales.add(r * stride)));
+                store_row(decode(codes, values), to.add(r * TILE_ROW_BYTES));
             }
         }
     }
