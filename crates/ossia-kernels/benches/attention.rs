@@ -36,14 +36,10 @@ fn main() {
     };
     let chosen = std::env::args().find(|arg| ["decode", "prefill"].contains(&arg.as_str()));
     let cases = [
-        case("one", 32, 1024, None),
-        case("decode, full", 1, 512, None),
-        case("decode, full", 1, 1024, None),
         case("decode, full", 1, 4096, None),
         case("decode, full", 1, 32768, None),
         case("decode, full", 1, 262_144, None),
         case("decode, sliding", 1, 4096, Some(128)),
-        case("prefill, full", 32, 1024, None),
         case("prefill, full", 512, 512, None),
         case("prefill, full", 512, 4096, None),
         case("prefill, sliding", 512, 4096, Some(128)),

@@ -7,9 +7,8 @@ use crate::cpu::transpose_16x16;
 use crate::cpu::{Scratch, SharedSlice, for_each_task, threads_for};
 use crate::weight::Format;
 
-/// Values between two tiles of tokens, 17 cache lines: for most widths of a model tiles would otherwise be whole pages
-/// apart, where their blocks share a set of the cache and look like each other to the processor's check whether a load
-/// must wait for a store.
+/// Values between two tiles of tokens, 17 cache lines: a group of 16 tokens is a page, and whole pages apart the blocks of
+/// tiles would share sets of the cache and look alike to the processor's check whether a load must wait for a store.
 const APART: usize = 17 * 16;
 
 /// Activations as tiles of up to 16 tokens: `[tiles of tokens, blocks of k, 16 pairs of values, width]`. One tile of
