@@ -8,23 +8,25 @@ use std::{env, fs};
 
 /// Sources below `src`, each with the kernels of one op.
 const SOURCES: &[&str] = &[
+    "attention/decode_attention.cu",
     "attention/paged_attention.cu",
     "attention/rope_and_cache.cu",
     "attention/tiled_attention.cu",
+    "draw/draw.cu",
     "embedding/embedding.cu",
-    "linear/bf16_gemv.cu",
+    "linear/bf16_activations.cu",
+    "linear/bf16_mma.cu",
     "linear/exact_gemv.cu",
     "moe/combine.cu",
-    "moe/mxfp4_down.cu",
-    "moe/mxfp4_gate_up.cu",
     "moe/mxfp4_grouped.cu",
-    "moe/router.cu",
-    "moe/sort_slots.cu",
+    "moe/mxfp4_mma.cu",
+    "moe/route.cu",
     "rms_norm/rms_norm.cu",
 ];
 
 /// What they include.
-const HEADERS: &[&str] = &["cuda/kernel.h", "cuda/shim.h", "gpu/fibers.h", "moe/mxfp4.h", "moe/mxfp4_gemv.h"];
+const HEADERS: &[&str] =
+    &["attention/paged_attention.h", "cuda/kernel.h", "cuda/shim.h", "gpu/fibers.h", "moe/mxfp4.h"];
 
 /// Architectures with machine code of their own when OSSIA_CUDA_ARCHS does not say.
 const ARCHS: &str = "80,86,89,90a,120a";

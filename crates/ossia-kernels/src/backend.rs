@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
 #[cfg(feature = "cuda")]
 use candle_core::cuda_backend::WrapErr;
@@ -13,8 +13,8 @@ use crate::cuda::Kernels;
 use crate::metal::MetalKernels;
 use crate::weight::Matrix;
 use crate::{
-    Attention, AttentionBatch, AttentionMetadata, AttentionSpec, ComputeType, Embedding, Isa, Linear,
-    MoeExperts, MoeWeights, Result, RmsNorm, num_threads,
+    Attention, AttentionBatch, AttentionMetadata, AttentionSpec, ComputeType, DeviceInput, Embedding, Isa,
+    Linear, MoeExperts, MoeWeights, Result, RmsNorm, num_threads,
 };
 
 /// A device and the form that every op takes on it. All ops of a model are made by the same backend.
@@ -172,7 +172,57 @@ impl Backend {
         metadata: AttentionMetadata<'a>,
         slot_mapping: &'a [u32],
     ) -> Result<AttentionBatch<'a>> {
-        AttentionBatch::new(self, metadata, slot_mapping)
+        AttentionBatch::new(self, metadata, slot_mapping, &mut DeviceInput::default())
+    }
+
+    /// The same in the memory of `input`.
+    ///
+    /// # Errors
+    /// As [`Self::attention_batch`].
+    pub fn attention_batch_in<'a>(
+        &self,
+        metadata: AttentionMetadata<'a>,
+        slot_mapping: &'a [u32],
+        input: &'a mut DeviceInput,
+    ) -> Result<AttentionBatch<'a>> {
+        AttentionBatch::new(self, metadata, slot_mapping, input)
+    }
+
+    /// Where tensors lie, for the key of a recording; `None` where nothing is recorded.
+    pub fn addresses(&self, tensors: &[&Tensor]) -> Option<Vec<u64>> {
+        match &self.form {
+            #[cfg(feature = "cuda")]
+            Form::Cuda(kernels) => tensors.iter().map(|tensor| kernels.address(tensor).ok()).collect(),
+            _ => {
+                let _ = tensors;
+                None
+            }
+        }
+    }
+
+    /// Reads an f32 tensor of this backend into `out`, which has its number of elements.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Candle`] if the tensor is of another type or size.
+    pub fn read(&self, tensor: &Tensor, out: &mut [f32]) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Form::Cuda(kernels) = &self.form {
+            return kernels.read(tensor, out);
+        }
+        match &*tensor.storage_and_layout().0 {
+            Storage::Cpu(CpuStorage::F32(values)) if tensor.is_contiguous() && values.len() == out.len() => {
+                out.copy_from_slice(values);
+            }
+            _ => {
+                let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+                if values.len() != out.len() {
+                    let message = format!("{} values for room of {}", values.len(), out.len());
+                    return Err(candle_core::Error::Msg(message).into());
+                }
+                out.copy_from_slice(&values);
+            }
+        }
+        Ok(())
     }
 
     /// A small f32 tensor on the device.

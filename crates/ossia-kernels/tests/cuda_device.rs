@@ -9,8 +9,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use ossia_kernels::{
-    AttentionMetadata, AttentionSpec, Backend, BlockTable, ComputeType, CosSin, ExpertWeights, LayerCache,
-    Matrix, MoeWeights, Qkv, WeightBytes,
+    AttentionMetadata, AttentionSpec, Backend, BlockTable, ComputeType, CosSin, DeviceInput, Draw, Drawn,
+    ExpertWeights, LayerCache, Matrix, MoeWeights, Qkv, WeightBytes,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -68,8 +68,11 @@ fn embedding_norm_and_linear() {
     for (n, compute, tolerance) in [
         (1, ComputeType::Bf16, TOLERANCE),
         (8, ComputeType::Bf16, TOLERANCE),
+        (16, ComputeType::Bf16, TOLERANCE),
+        (32, ComputeType::Bf16, TOLERANCE),
+        (64, ComputeType::Bf16, TOLERANCE),
         (5, ComputeType::F32, 1e-6),
-        (40, ComputeType::F32, 1e-6),
+        (70, ComputeType::F32, 1e-6),
     ] {
         let x = tensor(&[n, 264], rng);
         let error = error(|backend| {
@@ -100,8 +103,8 @@ fn experts() {
         experts_per_token: 4,
         swiglu_limit: 7.0,
     };
-    // Few tokens, and past the number from which the tensor cores take over.
-    for n in [1, 3, 32, 33, 70] {
+    // Each kind of tile, and more tokens than are routed at once.
+    for n in [1, 3, 9, 20, 60, 260] {
         let (x, logits) = (tensor(&[n, hidden], rng), tensor(&[n, num_experts], rng));
         let error = error(|backend| {
             let moe = backend.moe(weights.clone(), ComputeType::Bf16).unwrap();
@@ -128,6 +131,32 @@ fn batch(sequences: &[(usize, usize)]) -> (Vec<u32>, Vec<u32>, Vec<BlockTable>, 
         tables.push(BlockTable { first_block_idx: 0, blocks });
     }
     (cu_seqlens_q, context_lens, tables, slots)
+}
+
+#[test]
+#[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
+fn draws() {
+    let rng = &mut StdRng::seed_from_u64(4);
+    let (backend, vocab) = (device(), 5000);
+    assert!(backend.draws(vocab) && backend.draws(201_088) && !backend.draws(1 << 20));
+    let logits = randoms(3 * vocab, rng);
+    let on_device = Tensor::from_slice(&logits, (3, vocab), backend.device()).unwrap();
+    let argmax = |row: usize, without: Option<usize>| {
+        let row = &logits[row * vocab..][..vocab];
+        (0..vocab).filter(|&id| Some(id) != without).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+    };
+    let greedy = |forbidden: Vec<u32>| Draw { temperature: 0.0, uniform: 0.0, forbidden };
+    let best = argmax(2, None);
+    let (free, forbidding) = (greedy(vec![]), greedy(vec![best as u32]));
+    // The first and the last token that have a mass.
+    let [first, last] =
+        [0.0, 1.0 - 1e-9].map(|uniform| Draw { temperature: 1.0, uniform, forbidden: vec![] });
+    let draws = [(0, &free), (1, &first), (2, &forbidding), (1, &last)];
+    let expected = [argmax(0, None), 0, argmax(2, Some(best)), vocab - 1];
+    let found = backend.draw(&on_device, &draws, &mut DeviceInput::default()).unwrap();
+    assert_eq!(found, expected.map(|id| Drawn::Token(id as u32)));
+    assert!(backend.draw(&on_device, &[(3, &free)], &mut DeviceInput::default()).is_err());
+    assert!(Backend::cpu().draw(&on_device, &draws, &mut DeviceInput::default()).is_err());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::backend::{Backend, Form};
 use crate::kv_cache::write_kv;
 use crate::paged_attention::{AttentionLayer, AttentionMetadata, paged_attention};
 use crate::rope::rope;
-use crate::{KernelError, Result};
+use crate::{DeviceInput, KernelError, Result};
 
 /// What is fixed for the attention of one layer.
 #[derive(Clone, Debug)]
@@ -98,13 +98,14 @@ impl<'a> AttentionBatch<'a> {
         backend: &Backend,
         metadata: AttentionMetadata<'a>,
         slot_mapping: &'a [u32],
+        input: &mut DeviceInput,
     ) -> Result<Self> {
         let on_device = match backend.form() {
             Form::Cpu => OnDevice::Cpu,
             Form::Generic => OnDevice::Generic(GenericBatch::new(backend, &metadata, slot_mapping)?),
             #[cfg(feature = "cuda")]
             Form::Cuda(kernels) => {
-                let batch = cuda::CudaBatch::new(kernels, backend.device(), &metadata, slot_mapping)?;
+                let batch = cuda::CudaBatch::new(kernels, backend, &metadata, slot_mapping, input)?;
                 OnDevice::Cuda(Box::new(batch))
             }
             #[cfg(feature = "metal")]
@@ -113,7 +114,19 @@ impl<'a> AttentionBatch<'a> {
                 OnDevice::Metal(Box::new(batch))
             }
         };
+        #[cfg(not(feature = "cuda"))]
+        let _ = input;
         Ok(Self { metadata, slot_mapping, on_device })
+    }
+
+    /// What tells apart batches for which a layer launches other kernels, other grids or other addresses: the key of a
+    /// recording. `None` where nothing is recorded.
+    pub fn recording_key(&self) -> Option<[u64; 5]> {
+        match &self.on_device {
+            #[cfg(feature = "cuda")]
+            OnDevice::Cuda(batch) => batch.recording_key().ok(),
+            _ => None,
+        }
     }
 }
 

@@ -1,10 +1,9 @@
-// Attention over the paged cache for few queries: the keys of a query are split over blocks of fixed length, so that its
+// Attention over the paged cache for few queries and heads of any width: the keys of a query are split over blocks of fixed length, so that its
 // bits do not depend on who shares its batch, and a second kernel joins the parts with the sink.
 
-#include "../cuda/kernel.h"
+#include "paged_attention.h"
 
-// Keys of a part, at absolute multiples of it, and keys staged at a time.
-#define SPLIT_LEN 256
+// Keys staged at a time.
 #define TILE_LEN 64
 #define THREADS 128
 // Limits: query heads per key-value head, width of a head.
@@ -12,30 +11,6 @@
 #define MAX_HEAD_DIM 128
 // Elements of a staged row: a pad of 16 bytes keeps neighbours out of each other's memory banks.
 #define ROW_LEN (MAX_HEAD_DIM + 8)
-
-struct PagedAttentionArgs {
-  const float *q;                  // [n, heads, head_dim], rotated
-  const uint32_t *tokens;          // [count]: the queries of this launch
-  const uint16_t *k_cache;         // bf16 [num_blocks, block_size, kv_heads, head_dim]
-  const uint16_t *v_cache;         // bf16, the same
-  const uint32_t *token_seqs;      // [n]: the sequence of each token
-  const uint32_t *positions;       // [n]: its position
-  const uint32_t *table_starts;    // [num_seqs]: where a sequence's blocks start in `blocks`
-  const uint32_t *first_blocks;    // [num_seqs]: which of its blocks that is
-  const uint32_t *blocks;          // block ids
-  const float *sinks;              // [heads]
-  float *part_out;                 // [count, heads, max_splits, head_dim]: unscaled sums of values
-  float *part_max;                 // [count, heads, max_splits]
-  float *part_sum;                 // [count, heads, max_splits]
-  float *out;                      // [n, heads, head_dim]
-  uint32_t num_heads;
-  uint32_t num_kv_heads;
-  uint32_t head_dim;  // a multiple of 8
-  uint32_t block_size;
-  uint32_t max_splits;
-  uint32_t window;  // positions seen, the query's own included; 0: all
-  float scale;
-};
 
 struct PagedAttentionShared {
   alignas(16) uint16_t k[TILE_LEN][ROW_LEN];
@@ -46,16 +21,6 @@ struct PagedAttentionShared {
   float sum[MAX_GROUP];
   float rescale[MAX_GROUP];
 };
-
-/// Keys `first..end` that query `token` sees of part `split`; empty if none.
-DEVICE void visible(const PagedAttentionArgs &args, uint32_t token, uint32_t split, uint32_t &first, uint32_t &end) {
-  const uint32_t position = args.positions[token];
-  const uint32_t first_visible = args.window && position + 1 > args.window ? position + 1 - args.window : 0;
-  first = (first_visible / SPLIT_LEN + split) * SPLIT_LEN;
-  end = first + SPLIT_LEN;
-  if (first < first_visible) first = first_visible;
-  if (end > position + 1) end = position + 1;
-}
 
 /// Copies keys and values at positions `first..end` of one head into shared memory, 16 bytes a thread.
 DEVICE void stage(const PagedAttentionArgs &args, PagedAttentionShared &shared, uint32_t seq, uint32_t kv_head,
@@ -112,6 +77,7 @@ DEVICE void exponentiate(PagedAttentionShared &shared, uint32_t group) {
 /// One part of the keys of one query for the heads that share a key-value head: grid [max_splits, kv_heads, count].
 KERNEL void paged_attention_split_bf16(const PagedAttentionArgs args) {
   SHARED(PagedAttentionShared, shared);
+  await_previous();
   const uint32_t split = blockIdx.x, kv_head = blockIdx.y, token = args.tokens[blockIdx.z];
   const uint32_t group = args.num_heads / args.num_kv_heads, outputs = group * args.head_dim;
   const size_t first_q = ((size_t)token * args.num_heads + kv_head * group) * args.head_dim;
@@ -167,6 +133,7 @@ KERNEL void paged_attention_split_bf16(const PagedAttentionArgs args) {
 /// Joins the parts of one query and head with the head's sink, which takes its share and has no value: grid [heads, count],
 /// a thread per dimension.
 KERNEL void paged_attention_join_f32(const PagedAttentionArgs args) {
+  await_previous();
   const uint32_t head = blockIdx.x, token = args.tokens[blockIdx.y];
   const size_t row = (size_t)blockIdx.y * args.num_heads + head;
   const float *maxima = args.part_max + row * args.max_splits, *sums = args.part_sum + row * args.max_splits;

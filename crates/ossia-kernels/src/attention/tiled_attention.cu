@@ -9,8 +9,9 @@
 #define TILE_KEYS 64
 // Each warp has sixteen rows.
 #define THREADS 128
-// Elements of a staged row: a pad of 16 bytes keeps neighbours out of each other's memory banks.
-#define ROW_LEN (HEAD_DIM + 8)
+// Sixteen bytes are a chunk of a row.
+#define CHUNKS (HEAD_DIM / 8)
+#define LOG2_E 1.4426950408889634f
 
 struct TiledAttentionArgs {
   const float *q;                // [n, heads, HEAD_DIM], rotated
@@ -32,10 +33,15 @@ struct TiledAttentionArgs {
   float scale;
 };
 
+/// Two tiles of keys and values: one is multiplied while the next is copied.
 struct TiledAttentionShared {
-  alignas(16) uint16_t k[TILE_KEYS][ROW_LEN];
-  alignas(16) uint16_t v[TILE_KEYS][ROW_LEN];
+  uint4 k[2][TILE_KEYS][CHUNKS];
+  uint4 v[2][TILE_KEYS][CHUNKS];
 };
+
+/// Where a chunk of a row lies, so that the lanes of a read never meet in a memory bank: neither four chunks of two rows nor
+/// two chunks of every second row.
+DEVICE uint32_t place_of_chunk(uint32_t row, uint32_t chunk) { return chunk ^ (row & 1) << 2 ^ (row >> 1 & 3) << 1; }
 
 /// The sequence and first row of a tile; tiles of all sequences are numbered in order.
 struct Tile {
@@ -79,25 +85,30 @@ DEVICE size_t place(const TiledAttentionArgs &args, const Tile &tile, uint32_t k
   return (token * args.num_heads + kv_head * group + row % group) * HEAD_DIM;
 }
 
-/// Copies a tile of keys and values into shared memory, 16 bytes a thread. Positions that no query of the tile sees
-/// become zero: a weight of zero times what was never written must not be a NaN.
+/// Begins to copy the keys and values of a tile; those outside `first..end` are zero.
 DEVICE void stage(const TiledAttentionArgs &args, TiledAttentionShared &shared, uint32_t seq, uint32_t kv_head,
                   uint32_t tile, uint32_t first, uint32_t end) {
-  const uint32_t chunks = HEAD_DIM / 8;
-  const uint32_t *table = args.blocks + args.table_starts[seq];
-  for (uint32_t i = threadIdx.x; i < TILE_KEYS * chunks; i += THREADS) {
-    const uint32_t key = i / chunks, chunk = i % chunks * 8, position = tile + key;
-    uint4 k = {0, 0, 0, 0}, v = {0, 0, 0, 0};
-    if (position >= first && position < end) {
+  const uint32_t *table = args.blocks + args.table_starts[seq], buffer = tile / TILE_KEYS % 2;
+  for (uint32_t i = threadIdx.x; i < TILE_KEYS * CHUNKS; i += THREADS) {
+    const uint32_t key = i / CHUNKS, chunk = i % CHUNKS, position = tile + key, place = place_of_chunk(key, chunk);
+    const bool seen = position >= first && position < end;
+    size_t at = 0;
+    if (seen) {
       const size_t block = table[position / args.block_size - args.first_blocks[seq]];
       const size_t slot = block * args.block_size + position % args.block_size;
-      const size_t at = (slot * args.num_kv_heads + kv_head) * HEAD_DIM + chunk;
-      k = *reinterpret_cast<const uint4 *>(args.k_cache + at);
-      v = *reinterpret_cast<const uint4 *>(args.v_cache + at);
+      at = (slot * args.num_kv_heads + kv_head) * HEAD_DIM + chunk * 8;
     }
-    *reinterpret_cast<uint4 *>(&shared.k[key][chunk]) = k;
-    *reinterpret_cast<uint4 *>(&shared.v[key][chunk]) = v;
+    copy_async_16(&shared.k[buffer][key][place], args.k_cache + at, seen);
+    copy_async_16(&shared.v[buffer][key][place], args.v_cache + at, seen);
   }
+  commit_copies();
+}
+
+/// A row's query rounded to bf16: dims t * 8..t * 8 + 8 of a half. Rows that are not there are zero.
+DEVICE uint4 load_query(const TiledAttentionArgs &args, const Tile &tile, uint32_t kv_head, uint32_t row, int half) {
+  if (row >= tile.num_rows) return {0, 0, 0, 0};
+  const float *at = args.q + place(args, tile, kv_head, row) + half * 32 + threadIdx.x % 4 * 8;
+  return {pack_bf16(at[0], at[1]), pack_bf16(at[2], at[3]), pack_bf16(at[4], at[5]), pack_bf16(at[6], at[7])};
 }
 
 /// The largest over the four lanes that share a row, and the sum.
@@ -110,7 +121,7 @@ DEVICE float quad_sum(float x) {
   return x + __shfl_xor_sync(FULL_WARP, x, 2);
 }
 
-/// Turns one row's logits of a key tile into weights relative to the largest so far, and says by how much what was
+/// Turns one row's logits of a key tile into weights relative to the largest so far, in powers of two, and says by how much what was
 /// summed before shrinks. `half` picks the row: elements 0 and 1 of each accumulator or 2 and 3.
 DEVICE float exponentiate(Row &row, float (&s)[TILE_KEYS / 8][4], int half, uint32_t first_key, float scale) {
   float max = row.max;
@@ -125,14 +136,14 @@ DEVICE float exponentiate(Row &row, float (&s)[TILE_KEYS / 8][4], int half, uint
     }
   max = quad_max(max);
   const float base = max == -INFINITY ? 0 : max;  // nothing seen yet
-  const float rescale = expf(row.max - base);
+  const float rescale = exp2_of(row.max - base);
   float sum = 0;
 #pragma unroll
   for (int n = 0; n < TILE_KEYS / 8; n++)
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       float &weight = s[n][2 * half + i];
-      weight = expf(weight - base);
+      weight = exp2_of(weight - base);
       sum += weight;
     }
   row.sum = row.sum * rescale + quad_sum(sum);
@@ -141,63 +152,63 @@ DEVICE float exponentiate(Row &row, float (&s)[TILE_KEYS / 8][4], int half, uint
 }
 
 /// Grid [most tiles, kv_heads].
-KERNEL void tiled_attention_bf16(const TiledAttentionArgs args) {
+KERNEL_OF(THREADS, 3) void tiled_attention_bf16(const TiledAttentionArgs args) {
   SHARED(TiledAttentionShared, shared);
+  await_previous();
   const Tile tile = find_tile(args, blockIdx.x);
   if (tile.num_rows == 0) return;
   const uint32_t kv_head = blockIdx.y, warp = threadIdx.x / WARP_LANES;
-  const uint32_t g = threadIdx.x % WARP_LANES / 4, t = threadIdx.x % 4 * 2;
+  const uint32_t g = threadIdx.x % WARP_LANES / 4, t = threadIdx.x % 4;
   const uint32_t row_index[2] = {tile.first_row + warp * 16 + g, tile.first_row + warp * 16 + g + 8};
   Row rows[2] = {make_row(args, tile, row_index[0]), make_row(args, tile, row_index[1])};
 
-  // The lane's part of the queries, rounded to bf16.
-  uint32_t q[HEAD_DIM / 16][4];
+  uint4 q[2][2];
 #pragma unroll
-  for (int k = 0; k < HEAD_DIM / 16; k++)
+  for (int half = 0; half < 2; half++)
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const uint32_t row = row_index[i % 2], dim = k * 16 + i / 2 * 8 + t;
-      const float *at = args.q + (row < tile.num_rows ? place(args, tile, kv_head, row) + dim : 0);
-      q[k][i] = row < tile.num_rows ? pack_bf16(at[0], at[1]) : 0;
-    }
+    for (int r = 0; r < 2; r++) q[half][r] = load_query(args, tile, kv_head, row_index[r], half);
 
   // Keys that any row of the tile sees: the first row's first to the last row's last.
   const uint32_t last_row = tile.first_row + TILE_ROWS < tile.num_rows ? tile.first_row + TILE_ROWS : tile.num_rows;
   const uint32_t first = make_row(args, tile, tile.first_row).first, end = make_row(args, tile, last_row - 1).end;
   float acc[HEAD_DIM / 8][4] = {};
+  stage(args, shared, tile.seq, kv_head, first / TILE_KEYS * TILE_KEYS, first, end);
   for (uint32_t keys = first / TILE_KEYS * TILE_KEYS; keys < end; keys += TILE_KEYS) {
+    const uint32_t buffer = keys / TILE_KEYS % 2;
+    wait_for_copies<0>();
     __syncthreads();
-    stage(args, shared, tile.seq, kv_head, keys, first, end);
-    __syncthreads();
-    const auto word = [](const uint16_t *at) { return *reinterpret_cast<const uint32_t *>(at); };
+    if (keys + TILE_KEYS < end) stage(args, shared, tile.seq, kv_head, keys + TILE_KEYS, first, end);
     float s[TILE_KEYS / 8][4] = {};
 #pragma unroll
     for (int n = 0; n < TILE_KEYS / 8; n++)
 #pragma unroll
-      for (int k = 0; k < HEAD_DIM / 16; k++) {
-        const uint16_t *at = &shared.k[n * 8 + g][k * 16 + t];
-        const uint32_t b[2] = {word(at), word(at + 8)};
-        mma_bf16_16x8x16(s[n], q[k], b);
+      for (int half = 0; half < 2; half++) {
+        const uint32_t key = n * 8 + g;
+        const uint4 k = shared.k[buffer][key][place_of_chunk(key, half * 4 + t)];
+        mma_bf16_16x8x16(s[n], {q[half][0].x, q[half][1].x, q[half][0].y, q[half][1].y}, {k.x, k.y});
+        mma_bf16_16x8x16(s[n], {q[half][0].z, q[half][1].z, q[half][0].w, q[half][1].w}, {k.z, k.w});
       }
-    const float rescale[2] = {exponentiate(rows[0], s, 0, keys + t, args.scale),
-                              exponentiate(rows[1], s, 1, keys + t, args.scale)};
+    const float rescale[2] = {exponentiate(rows[0], s, 0, keys + t * 2, args.scale * LOG2_E),
+                              exponentiate(rows[1], s, 1, keys + t * 2, args.scale * LOG2_E)};
 #pragma unroll
     for (int n = 0; n < HEAD_DIM / 8; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) acc[n][i] *= rescale[i / 2];
-    // Two neighbouring results of the first product are a left side of the second.
+    // Two neighbouring results of the first product are a left side of the second. Column g of its product j is dimension
+    // g * 8 + j, so that a lane's eight dimensions are a chunk.
 #pragma unroll
-    for (int k = 0; k < TILE_KEYS / 16; k++) {
-      const float(&low)[4] = s[2 * k], (&high)[4] = s[2 * k + 1];
-      const uint32_t a[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
-                             pack_bf16(high[2], high[3])};
+    for (int i = 0; i < TILE_KEYS / 16; i++) {
+      const float(&low)[4] = s[2 * i], (&high)[4] = s[2 * i + 1];
+      const uint32_t weights[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
+                                   pack_bf16(high[2], high[3])};
+      uint4 v[4];
 #pragma unroll
-      for (int n = 0; n < HEAD_DIM / 8; n++) {
-        const uint16_t *at = &shared.v[k * 16 + t][n * 8 + g];
-        const uint32_t b[2] = {(uint32_t)at[0] | (uint32_t)at[ROW_LEN] << 16,
-                               (uint32_t)at[8 * ROW_LEN] | (uint32_t)at[9 * ROW_LEN] << 16};
-        mma_bf16_16x8x16(acc[n], a, b);
+      for (int n = 0; n < 4; n++) {
+        const uint32_t key = i * 16 + n / 2 * 8 + t * 2 + n % 2;
+        v[n] = shared.v[buffer][key][place_of_chunk(key, g)];
       }
+#pragma unroll
+      for (int j = 0; j < HEAD_DIM / 8; j++) mma_bf16_16x8x16(acc[j], weights, {bf16_pair(v[0], v[1], j), bf16_pair(v[2], v[3], j)});
     }
   }
 #pragma unroll
@@ -205,15 +216,15 @@ KERNEL void tiled_attention_bf16(const TiledAttentionArgs args) {
     const uint32_t row = row_index[half];
     if (row >= tile.num_rows) continue;
     // The sink takes its share and has no value.
-    const float sink = args.sinks[kv_head * (args.num_heads / args.num_kv_heads) + row % (args.num_heads / args.num_kv_heads)];
-    const float max = fmaxf(rows[half].max, sink), rescale = expf(rows[half].max - max);
-    const float factor = rescale / (rows[half].sum * rescale + expf(sink - max));
-    float *out = args.out + place(args, tile, kv_head, row) + t;
+    const uint32_t group = args.num_heads / args.num_kv_heads;
+    const float sink = args.sinks[kv_head * group + row % group] * LOG2_E;
+    const float max = fmaxf(rows[half].max, sink), rescale = exp2_of(rows[half].max - max);
+    const float factor = rescale / (rows[half].sum * rescale + exp2_of(sink - max));
+    float *out = args.out + place(args, tile, kv_head, row) + t * 16;
 #pragma unroll
-    for (int n = 0; n < HEAD_DIM / 8; n++) {
-      out[n * 8] = acc[n][2 * half] * factor;
-      out[n * 8 + 1] = acc[n][2 * half + 1] * factor;
-    }
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+      for (int j = 0; j < HEAD_DIM / 8; j++) out[i * 8 + j] = acc[j][2 * half + i] * factor;
   }
 }
 

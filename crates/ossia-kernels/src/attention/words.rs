@@ -6,6 +6,9 @@ use crate::AttentionMetadata;
 /// sequence alone, so that nobody else in the batch shows in its bits.
 const MIN_TILED_TOKENS: usize = 4;
 
+/// Least context that room is made for.
+const MIN_CONTEXT: usize = 256;
+
 /// The words, and where each vector begins in them. Metal's kernels want less of them than CUDA's.
 #[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code))]
 #[derive(Debug, Default)]
@@ -30,6 +33,7 @@ pub(super) struct Words {
     pub(super) table_starts: At,
     pub(super) first_blocks: At,
     pub(super) blocks: At,
+    /// Room for the longest context, a power of two, so that batches stay alike for a while as they grow.
     pub(super) max_context_len: usize,
     /// New tokens of each of `tiled_seqs`.
     pub(super) tiled_lens: Vec<usize>,
@@ -90,7 +94,8 @@ impl Words {
         words.table_starts = words.push(&table_starts);
         words.first_blocks = words.push(&first_blocks);
         words.blocks = words.push(&blocks);
-        words.max_context_len = metadata.context_lens.iter().copied().max().unwrap_or(0) as usize;
+        let longest = metadata.context_lens.iter().copied().max().unwrap_or(0) as usize;
+        words.max_context_len = longest.next_power_of_two().max(MIN_CONTEXT);
         words
     }
 

@@ -13,6 +13,7 @@
 
 #include <map>
 #include <mutex>
+#include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -20,6 +21,8 @@ namespace {
 
 enum Code { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, NOT_FOUND = 500, NOT_SUPPORTED = 801 };
 
+// The largest argument struct of a kernel is smaller.
+constexpr size_t MAX_ARGS_BYTES = 256;
 constexpr size_t PAGE = 4096, TOTAL_BYTES = size_t(8) << 30;
 
 struct Allocation {
@@ -32,6 +35,21 @@ struct Function {
   int (*run)(const void *args, unsigned x, unsigned y, unsigned z, unsigned threads);
 };
 
+/// What a graph does, in order.
+struct Node {
+  Function *function;  // or a copy, if null
+  std::vector<unsigned char> args;
+  unsigned grid[3], threads;
+  uint64_t to, from;
+  size_t bytes;
+};
+
+/// Memory that was given back while the graph was recorded stays with it, since its kernels use it at each launch.
+struct Graph {
+  std::vector<Node> nodes;
+  std::vector<uint64_t> memory;
+};
+
 struct Module {
   void *library;
   std::map<const void *, Function *> functions;
@@ -41,6 +59,7 @@ std::mutex mutex;
 std::map<uint64_t, Allocation> allocations;
 size_t used_bytes;
 void *current_context;
+Graph *recording;  // what the one stream's calls go to, if not null
 int one;  // what handles point to that nobody looks into
 
 Code allocate(uint64_t *address, size_t bytes) {
@@ -104,9 +123,9 @@ EXPORT Code cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
 EXPORT Code cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal == 0 ? SUCCESS : INVALID_DEVICE; }
 EXPORT Code cuDeviceGetName(char *name, int len, int) { return snprintf(name, len, "fake"), SUCCESS; }
 EXPORT Code cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = TOTAL_BYTES, SUCCESS; }
-/// Compute capability 8.0, memory pools, and nothing else.
+/// Compute capability 8.0, memory pools, four multiprocessors and nothing else.
 EXPORT Code cuDeviceGetAttribute(int *value, int attribute, int) {
-  *value = attribute == 75 ? 8 : attribute == 115 ? 1 : 0;
+  *value = attribute == 75 ? 8 : attribute == 115 ? 1 : attribute == 16 ? 4 : 0;
   return SUCCESS;
 }
 EXPORT Code cuDevicePrimaryCtxRetain(void **context, int) { return *context = &one, SUCCESS; }
@@ -118,7 +137,22 @@ EXPORT Code cuStreamCreate(void **stream, unsigned) { return *stream = &one, SUC
 EXPORT Code cuStreamDestroy_v2(void *) { return SUCCESS; }
 EXPORT Code cuStreamSynchronize(void *) { return SUCCESS; }
 EXPORT Code cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
-EXPORT Code cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }
+EXPORT Code cuStreamIsCapturing(void *, int *status) { return *status = recording ? 1 : 0, SUCCESS; }
+EXPORT Code cuStreamBeginCapture_v2(void *, int) {
+  if (recording) return INVALID_VALUE;
+  return recording = new Graph{}, SUCCESS;
+}
+EXPORT Code cuStreamEndCapture(void *, Graph **graph) {
+  if (!recording) return INVALID_VALUE;
+  *graph = recording;
+  return recording = nullptr, SUCCESS;
+}
+EXPORT Code cuGraphInstantiateWithFlags(Graph **executable, Graph *graph, unsigned long long) {
+  return *executable = graph, SUCCESS;
+}
+EXPORT Code cuGraphExecDestroy(Graph *) { return SUCCESS; }
+EXPORT Code cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = &one, SUCCESS; }
+EXPORT Code cuMemPoolSetAttribute(void *, int, void *) { return SUCCESS; }
 EXPORT Code cuEventCreate(void **event, unsigned) { return *event = &one, SUCCESS; }
 EXPORT Code cuEventRecord(void *, void *) { return SUCCESS; }
 EXPORT Code cuEventDestroy_v2(void *) { return SUCCESS; }
@@ -129,17 +163,21 @@ EXPORT Code cuMemGetInfo_v2(size_t *free, size_t *total) {
 EXPORT Code cuMemAlloc_v2(uint64_t *address, size_t bytes) { return allocate(address, bytes); }
 EXPORT Code cuMemAllocAsync(uint64_t *address, size_t bytes, void *) { return allocate(address, bytes); }
 EXPORT Code cuMemFree_v2(uint64_t address) { return release(address); }
-EXPORT Code cuMemFreeAsync(uint64_t address, void *) { return release(address); }
+EXPORT Code cuMemFreeAsync(uint64_t address, void *) {
+  if (recording) return recording->memory.push_back(address), SUCCESS;
+  return release(address);
+}
 EXPORT Code cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
-  if (!is_inside(to, bytes)) return INVALID_VALUE;
+  if (!is_inside(to, bytes) || recording) return INVALID_VALUE;
   return memcpy(reinterpret_cast<void *>(to), from, bytes), SUCCESS;
 }
 EXPORT Code cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
-  if (!is_inside(from, bytes)) return INVALID_VALUE;
+  if (!is_inside(from, bytes) || recording) return INVALID_VALUE;
   return memcpy(to, reinterpret_cast<const void *>(from), bytes), SUCCESS;
 }
 EXPORT Code cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *) {
   if (!is_inside(to, bytes) || !is_inside(from, bytes)) return INVALID_VALUE;
+  if (recording) return recording->nodes.push_back({nullptr, {}, {}, 0, to, from, bytes}), SUCCESS;
   return memmove(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes), SUCCESS;
 }
 EXPORT Code cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void *) {
@@ -173,11 +211,37 @@ EXPORT Code cuModuleGetFunction(Function **function, Module *module, const char 
   *function = new Function{reinterpret_cast<decltype(Function::run)>(found)};
   return SUCCESS;
 }
-EXPORT Code cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y,
-                           unsigned threads_z, unsigned shared_bytes, void *, void **args, void **) {
-  if (threads_y != 1 || threads_z != 1 || shared_bytes != 0) return INVALID_VALUE;
+/// Code of an architecture whose kernels do not wait for each other.
+EXPORT Code cuFuncGetAttribute(int *value, int, Function *) { return *value = 80, SUCCESS; }
+struct LaunchConfig {
+  unsigned x, y, z, threads, threads_y, threads_z, shared_bytes;
+  void *stream, *attributes;
+  unsigned num_attributes;
+};
+EXPORT Code cuLaunchKernelEx(const LaunchConfig *config, Function *function, void **args, void **) {
+  const auto [x, y, z, threads, threads_y, threads_z, shared_bytes, stream, attributes, num_attributes] = *config;
+  if (threads_y != 1 || threads_z != 1 || shared_bytes != 0 || num_attributes != 0) return INVALID_VALUE;
   if (x > 0x7fffffffu || y > 65535 || z > 65535) return INVALID_VALUE;
+  if (recording) {
+    // Nobody says how long the arguments are; more of the caller's memory than they take does no harm.
+    const unsigned char *bytes = static_cast<const unsigned char *>(args[0]);
+    recording->nodes.push_back({function, {bytes, bytes + MAX_ARGS_BYTES}, {x, y, z}, threads, 0, 0, 0});
+    return SUCCESS;
+  }
   return function->run(args[0], x, y, z, threads) == 0 ? SUCCESS : INVALID_VALUE;
+}
+EXPORT Code cuGraphLaunch(Graph *graph, void *) {
+  for (const Node &node : graph->nodes) {
+    if (!node.function)
+      memmove(reinterpret_cast<void *>(node.to), reinterpret_cast<const void *>(node.from), node.bytes);
+    else if (node.function->run(node.args.data(), node.grid[0], node.grid[1], node.grid[2], node.threads) != 0)
+      return INVALID_VALUE;
+  }
+  return SUCCESS;
+}
+EXPORT Code cuGraphDestroy(Graph *graph) {
+  for (uint64_t address : graph->memory) release(address);
+  return delete graph, SUCCESS;
 }
 EXPORT Code cuGetErrorName(Code, const char **text) { return *text = "FAKE_DRIVER_ERROR", SUCCESS; }
 EXPORT Code cuGetErrorString(Code, const char **text) { return *text = "an error of the fake driver", SUCCESS; }

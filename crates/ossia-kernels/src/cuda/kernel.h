@@ -6,6 +6,9 @@
 
 #ifdef __CUDACC__
 #define KERNEL extern "C" __global__
+/// Of a kernel whose loads are to be under way together: told that `blocks` blocks of `threads` are enough, the compiler
+/// spends registers on them; else it saves registers and waits for each load.
+#define KERNEL_OF(threads, blocks) extern "C" __global__ __launch_bounds__(threads, blocks)
 #define DEVICE __device__ __forceinline__
 /// A variable in the block's shared memory.
 #define SHARED(type, name) __shared__ type name
@@ -17,6 +20,15 @@
 
 #define WARP_LANES 32
 #define FULL_WARP 0xffffffffu
+
+/// Waits until what the launch before this one wrote can be seen, then lets the next launch begin, whose blocks come here in
+/// turn: on devices that can, a kernel begins while the one before it ends. Every thread calls it, before it writes anything
+/// and before it reads what that launch wrote; what earlier launches wrote can be seen from the start.
+DEVICE void await_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 DEVICE uint32_t bits_of(float x) {
 #ifdef __CUDACC__
@@ -46,13 +58,48 @@ DEVICE float bf16_to_f32(uint16_t x) { return float_of((uint32_t)x << 16); }
 
 /// Rounds to nearest even; NaN stays NaN.
 DEVICE uint16_t f32_to_bf16(float x) {
+#ifdef __CUDACC__
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+#else
   uint32_t bits = bits_of(x);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40);
   return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+#endif
 }
 
 DEVICE uint32_t pack_bf16(float low, float high) {
+#ifdef __CUDACC__
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
   return (uint32_t)f32_to_bf16(low) | (uint32_t)f32_to_bf16(high) << 16;
+#endif
+}
+
+/// Products of two pairs of bf16 numbers, each rounded.
+DEVICE uint32_t multiply_bf16_pairs(uint32_t a, uint32_t b) {
+#ifdef __CUDACC__
+  uint32_t product;
+  // Adding -0 changes no product.
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
+  return product;
+#else
+  return pack_bf16(low_bf16(a) * low_bf16(b), high_bf16(a) * high_bf16(b));
+#endif
+}
+
+/// Two to the power of `x`, which is at most 0; 0 where the result would be subnormal.
+DEVICE float exp2_of(float x) {
+#ifdef __CUDACC__
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#else
+  return exp2f(x);
+#endif
 }
 
 /// The sum over all lanes of a warp, in every lane; always in the same order.
@@ -64,6 +111,60 @@ DEVICE float warp_sum(float x) {
 DEVICE float warp_max(float x) {
   for (int lanes = WARP_LANES / 2; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, lanes));
   return x;
+}
+
+/// Sixteen bytes of a weight, zero if `there` is false: read once, so they are kept out of the first cache.
+DEVICE uint4 stream_16(const void *at, bool there = true) {
+#ifdef __CUDACC__
+  uint4 x = {0, 0, 0, 0};
+  if (there)
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(at));
+  return x;
+#else
+  return there ? *static_cast<const uint4 *>(at) : uint4{0, 0, 0, 0};
+#endif
+}
+/// Sixteen bytes that others read too.
+DEVICE uint4 load_16(const void *at) {
+#ifdef __CUDACC__
+  uint4 x;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(at));
+  return x;
+#else
+  return *static_cast<const uint4 *>(at);
+#endif
+}
+
+/// Begins to copy sixteen bytes into shared memory, zeros if `there` is false; `commit_copies` closes a group of such copies, and `wait_for_copies` waits
+/// for all groups but the last PENDING, each thread for its own.
+DEVICE void copy_async_16(void *shared, const void *at, bool there = true) {
+#ifdef __CUDACC__
+  const uint32_t to = (uint32_t)__cvta_generic_to_shared(shared), bytes = there ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(at), "r"(bytes) : "memory");
+#else
+  *static_cast<uint4 *>(shared) = there ? *static_cast<const uint4 *>(at) : uint4{0, 0, 0, 0};
+#endif
+}
+DEVICE void commit_copies() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int PENDING>
+DEVICE void wait_for_copies() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+#endif
+}
+
+DEVICE uint32_t word_of(const uint4 &x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
+
+/// Element `i` of two vectors of eight bf16 numbers, side by side.
+DEVICE uint32_t bf16_pair(const uint4 &a, const uint4 &b, int i) {
+  const uint32_t x = word_of(a, i / 2), y = word_of(b, i / 2);
+  return i % 2 == 0 ? (x & 0xffff) | y << 16 : x >> 16 | (y & 0xffff0000);
 }
 
 #ifdef __CUDACC__

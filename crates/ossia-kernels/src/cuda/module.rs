@@ -1,14 +1,15 @@
 //! Our kernels on one CUDA device: loaded once, launched on candle's stream.
 
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::sync::Arc;
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaSlice, CudaStream, DevicePtr, result, sys,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
-use candle_core::{DType, Device, Shape, Storage, Tensor, bail};
+use candle_core::{DType, Device, Shape, Storage, Tensor, WithDType, bail};
 use half::bf16;
 
 use crate::Result;
@@ -20,18 +21,29 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 /// The kernels by source.
 const KERNELS: &[(&str, &[&str])] = &[
-    ("bf16_gemv", &["bf16_gemv_f32"]),
+    ("bf16_activations", &["pack_bf16_f32", "add_bias_bf16_f32"]),
+    ("bf16_mma", &["bf16_mma_8", "bf16_mma_16", "bf16_mma_32", "bf16_mma_64"]),
     ("combine", &["moe_combine_f32"]),
+    ("decode_attention", &["decode_attention_bf16"]),
+    ("draw", &["draw_forbid_f32", "draw_parts_f32", "draw_token_f32"]),
     ("embedding", &["embedding_bf16_f32"]),
-    ("exact_gemv", &["exact_gemv_f32"]),
-    ("mxfp4_down", &["mxfp4_down_f32"]),
-    ("mxfp4_gate_up", &["mxfp4_gate_up_f32"]),
-    ("mxfp4_grouped", &["mxfp4_gate_up_grouped_f32", "mxfp4_down_grouped_f32"]),
+    ("exact_gemv", &["exact_gemv_f32", "exact_gemv_many_f32"]),
+    ("mxfp4_grouped", &["mxfp4_gate_up_grouped", "mxfp4_down_grouped"]),
+    (
+        "mxfp4_mma",
+        &[
+            "mxfp4_gate_up_mma_8",
+            "mxfp4_gate_up_mma_16",
+            "mxfp4_gate_up_mma_32",
+            "mxfp4_down_mma_8",
+            "mxfp4_down_mma_16",
+            "mxfp4_down_mma_32",
+        ],
+    ),
     ("paged_attention", &["paged_attention_split_bf16", "paged_attention_join_f32"]),
     ("rms_norm", &["rms_norm_f32"]),
     ("rope_and_cache", &["rope_and_cache_f32_bf16"]),
-    ("router", &["router_top_k_f32"]),
-    ("sort_slots", &["sort_slots_u32"]),
+    ("route", &["route_f32", "choose_and_pack_f32", "sort_slots_u32"]),
     ("tiled_attention", &["tiled_attention_bf16"]),
 ];
 
@@ -39,16 +51,12 @@ const KERNELS: &[(&str, &[&str])] = &[
 #[derive(Debug)]
 pub(crate) struct Kernels {
     device: Device,
-    stream: Arc<CudaStream>,
+    pub(super) stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
+    /// Whether a kernel may begin while the one before it ends: the code that was loaded waits for it (`await_previous`).
+    overlaps: bool,
+    multiprocessors: usize,
 }
-
-/// A kernel's arguments, handed over byte by byte.
-#[repr(transparent)]
-struct Bytes<A>(A);
-
-// SAFETY: launched kernels copy the bytes of a `repr(C)` struct of plain numbers and addresses.
-unsafe impl<A: Copy> DeviceRepr for Bytes<A> {}
 
 impl Kernels {
     /// Loads the kernels onto `device`.
@@ -58,6 +66,7 @@ impl Kernels {
         // recorded for each use of each tensor.
         unsafe { cuda.disable_event_tracking() };
         let stream = cuda.cuda_stream();
+        keep_freed_memory(&stream)?;
         let mut functions = HashMap::new();
         for (source, names) in KERNELS {
             let fatbin =
@@ -70,7 +79,10 @@ impl Kernels {
                 functions.insert(name, module.load_function(name).w()?);
             }
         }
-        Ok(Self { device: device.clone(), stream, functions })
+        let overlaps = functions.values().all(waits_for_previous);
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = stream.context().attribute(attribute).w()?.max(1) as usize;
+        Ok(Self { device: device.clone(), stream, functions, overlaps, multiprocessors })
     }
 
     /// Launches `kernel` on candle's stream.
@@ -86,20 +98,82 @@ impl Kernels {
         let Some(function) = self.functions.get(kernel) else {
             return Ok(refuse(&format!("there is no kernel {kernel}"))?);
         };
-        let config =
-            LaunchConfig { grid_dim: (x, y, z), block_dim: (grid.threads, 1, 1), shared_mem_bytes: 0 };
-        let args = Bytes(args);
-        let mut launch = self.stream.launch_builder(function);
-        launch.arg(&args);
-        // SAFETY: promised by the caller.
-        unsafe { launch.launch(config) }.w()?;
-        Ok(())
+        let mut overlaps = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut overlaps,
+            numAttrs: u32::from(self.overlaps),
+        };
+        let mut args = [(&raw const args).cast_mut().cast::<c_void>()];
+        self.stream.context().bind_to_thread().w()?;
+        // SAFETY: promised by the caller; the driver has read the one argument when this returns.
+        let launched = unsafe {
+            sys::cuLaunchKernelEx(&config, function.cu_function(), args.as_mut_ptr(), std::ptr::null_mut())
+        };
+        Ok(launched.result().w()?)
+    }
+
+    /// Multiprocessors of the device.
+    pub(crate) fn multiprocessors(&self) -> usize {
+        self.multiprocessors
     }
 
     /// Memory for a kernel to fill.
     pub(crate) fn output(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
         // SAFETY: each kernel writes every element of its outputs; its twin's test shows that.
         Ok(unsafe { Tensor::empty(shape, dtype, &self.device)? })
+    }
+
+    /// Writes `values` over the first elements of a tensor.
+    pub(crate) fn write<T: WithDType>(&self, to: &Tensor, values: &[T]) -> Result<()> {
+        if values.len() > to.elem_count() || to.dtype() != T::DTYPE {
+            return Ok(refuse("more or other values than the memory is for")?);
+        }
+        if values.is_empty() {
+            return Ok(());
+        }
+        let address = self.address(to)?;
+        // SAFETY: the memory has room for the values; the driver has read pageable memory when this returns.
+        unsafe { result::memcpy_htod_async(address, values, self.stream.cu_stream()) }.w()?;
+        Ok(())
+    }
+
+    /// Reads a whole tensor and waits for it.
+    pub(crate) fn read<T: WithDType>(&self, from: &Tensor, values: &mut [T]) -> Result<()> {
+        if values.len() != from.elem_count() || from.dtype() != T::DTYPE {
+            return Ok(refuse("other values than there are")?);
+        }
+        if values.is_empty() {
+            return Ok(());
+        }
+        let address = self.address(from)?;
+        // SAFETY: as many values as the tensor has; the stream has passed before anybody looks at them.
+        unsafe { result::memcpy_dtoh_async(values, address, self.stream.cu_stream()) }.w()?;
+        self.stream.synchronize().w()?;
+        Ok(())
+    }
+
+    /// Copies a tensor into the memory of another of the same size.
+    pub(crate) fn copy(&self, from: &Tensor, to: &Tensor) -> Result<()> {
+        if from.elem_count() != to.elem_count() || from.dtype() != to.dtype() {
+            return Ok(refuse("a copy of another size")?);
+        }
+        let num_bytes = from.elem_count() * from.dtype().size_in_bytes();
+        let (from, to) = (self.address(from)?, self.address(to)?);
+        // SAFETY: both have that many bytes.
+        unsafe { result::memcpy_dtod_async(to, from, num_bytes, self.stream.cu_stream()) }.w()?;
+        Ok(())
     }
 
     /// Address of the first element of a contiguous tensor on this device. Work on the stream is in order, so the
@@ -116,11 +190,34 @@ impl Kernels {
             DType::F32 => base_address(storage.as_cuda_slice::<f32>()?, &self.stream),
             DType::BF16 => base_address(storage.as_cuda_slice::<bf16>()?, &self.stream),
             DType::U32 => base_address(storage.as_cuda_slice::<u32>()?, &self.stream),
+            DType::F64 => base_address(storage.as_cuda_slice::<f64>()?, &self.stream),
             DType::U8 => base_address(storage.as_cuda_slice::<u8>()?, &self.stream),
             dtype => return Ok(refuse(&format!("no kernel takes {dtype:?}"))?),
         };
         Ok(base + (start * tensor.dtype().size_in_bytes()) as u64)
     }
+}
+
+/// Whether code is made for an architecture that `await_previous` waits on.
+fn waits_for_previous(function: &CudaFunction) -> bool {
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+    function.get_attribute(attribute).is_ok_and(|version| version >= 90)
+}
+
+/// Tells the device's pool to keep what is freed: by default each wait for the device gives it back to the driver, and the
+/// next pass's memory is mapped anew.
+fn keep_freed_memory(stream: &CudaStream) -> Result<()> {
+    if !stream.context().has_async_alloc() {
+        return Ok(());
+    }
+    let mut threshold = u64::MAX;
+    // SAFETY: the pool is the device's own, and the attribute is a number of 64 bits.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(stream.context().cu_device()).w()?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().w()?;
+    }
+    Ok(())
 }
 
 fn base_address<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {

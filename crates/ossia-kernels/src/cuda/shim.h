@@ -4,6 +4,7 @@
 #include "../gpu/fibers.h"
 
 #define KERNEL static
+#define KERNEL_OF(threads, blocks) static
 #define DEVICE static inline
 #define __restrict__
 #define SHARED(type, name) type &name = *static_cast<type *>(shim::shared_memory(sizeof(type)))

@@ -21,21 +21,20 @@ mod device {
     use crate::cuda::Kernels;
     use crate::gpu::Grid;
 
-    /// Rows `ids` `[n]`, each below `vocab`, of `weight` bf16 `[vocab, hidden]` as `[n, hidden]` f32.
-    pub(in super::super) fn embedding(kernels: &Kernels, weight: &Tensor, ids: &[u32]) -> Result<Tensor> {
-        let hidden = weight.dims()[1];
-        let out = kernels.output((ids.len(), hidden), DType::F32)?;
-        if ids.is_empty() {
+    /// Rows `ids` u32 `[n]`, each below `vocab`, of `weight` bf16 `[vocab, hidden]` as `[n, hidden]` f32.
+    pub(in super::super) fn embedding(kernels: &Kernels, weight: &Tensor, ids: &Tensor) -> Result<Tensor> {
+        let (num_tokens, hidden) = (ids.elem_count(), weight.dims()[1]);
+        let out = kernels.output((num_tokens, hidden), DType::F32)?;
+        if num_tokens == 0 {
             return Ok(out);
         }
-        let ids = Tensor::from_slice(ids, ids.len(), weight.device())?;
         let args = EmbeddingArgs {
             weight: kernels.address(weight)?,
-            ids: kernels.address(&ids)?,
+            ids: kernels.address(ids)?,
             out: kernels.address(&out)?,
             hidden: hidden as u32,
         };
-        let grid = Grid::new([ids.dims()[0], 1, 1], THREADS);
+        let grid = Grid::new([num_tokens, 1, 1], THREADS);
         // SAFETY: the ids were checked against the rows, and `out` has a row for each.
         unsafe { kernels.launch("embedding_bf16_f32", args, grid)? };
         Ok(out)

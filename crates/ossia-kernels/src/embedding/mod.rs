@@ -10,13 +10,14 @@ use candle_core::{DType, Tensor};
 
 use crate::backend::{Backend, Form};
 use crate::weight::Matrix;
-use crate::{KernelError, Result};
+use crate::{DeviceInput, KernelError, Result, TokenIds};
 
 /// The embedding matrix `[vocab, hidden]`.
 #[derive(Clone, Debug)]
 pub struct Embedding {
     weight: Weight,
     vocab_size: usize,
+    backend: Backend,
 }
 
 #[derive(Clone, Debug)]
@@ -44,7 +45,7 @@ impl Embedding {
                 weight => Weight::Generic(weight),
             },
         };
-        Ok(Self { weight, vocab_size })
+        Ok(Self { weight, vocab_size, backend: backend.clone() })
     }
 
     /// `ids` `[n]` to `[n, hidden]` f32.
@@ -52,6 +53,14 @@ impl Embedding {
     /// # Errors
     /// [`KernelError::Shape`] if an id is not a row of the matrix.
     pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
+        self.gather(&self.place(ids, &mut DeviceInput::default())?)
+    }
+
+    /// `ids` `[n]` where the matrix is, in the memory of `input`.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if an id is not a row of the matrix.
+    pub fn place<'a>(&self, ids: &'a [u32], input: &'a mut DeviceInput) -> Result<TokenIds<'a>> {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             return Err(KernelError::Shape {
                 op: "embedding",
@@ -60,14 +69,29 @@ impl Embedding {
                 found: vec![id as usize],
             });
         }
-        match &self.weight {
-            Weight::Cpu(weight) => cpu::embedding(weight, ids),
-            Weight::Generic(weight) => {
-                let ids = Tensor::from_slice(ids, ids.len(), weight.device())?;
-                Ok(weight.index_select(&ids, 0)?.to_dtype(DType::F32)?)
-            }
+        let on_device = match &self.weight {
+            Weight::Cpu(_) => None,
+            Weight::Generic(_) => Some(input.place(&self.backend, ids)?),
             #[cfg(feature = "cuda")]
-            Weight::Cuda(weight, kernels) => cuda::embedding(kernels, weight, ids),
+            Weight::Cuda(..) => Some(input.place(&self.backend, ids)?),
+        };
+        Ok(TokenIds { ids, on_device })
+    }
+
+    /// Rows of ids that were placed: `[n, hidden]` f32.
+    ///
+    /// # Errors
+    /// [`KernelError::Candle`] if the device refuses the memory.
+    pub fn gather(&self, ids: &TokenIds) -> Result<Tensor> {
+        match (&self.weight, &ids.on_device) {
+            (Weight::Cpu(weight), _) => cpu::embedding(weight, ids.ids),
+            (Weight::Generic(weight), Some(ids)) => Ok(weight.index_select(ids, 0)?.to_dtype(DType::F32)?),
+            #[cfg(feature = "cuda")]
+            (Weight::Cuda(weight, kernels), Some(ids)) => cuda::embedding(kernels, weight, ids),
+            _ => {
+                let message = "the ids were placed by the embedding of another backend".to_owned();
+                Err(candle_core::Error::Msg(message).into())
+            }
         }
     }
 }

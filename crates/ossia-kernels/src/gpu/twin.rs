@@ -29,13 +29,13 @@ const FLAGS: &[&str] = &[
 
 /// What every source may include.
 const HEADERS: &[&str] = &[
+    "attention/paged_attention.h",
     "gpu/fibers.h",
     "cuda/kernel.h",
     "cuda/shim.h",
     "metal/prelude.h",
     "metal/shim.h",
     "moe/mxfp4.h",
-    "moe/mxfp4_gemv.h",
     "moe/mxfp4_metal.h",
 ];
 
@@ -95,9 +95,10 @@ impl Twin {
     }
 }
 
-/// Under a name of its own first: tests run side by side.
+/// Under a name of its own first: tests run side by side, in processes or in threads.
 fn compile(source: &Path, library: &Path) {
-    let temporary: PathBuf = library.with_extension(format!("{}.tmp", std::process::id()));
+    let own = format!("{}-{:?}.tmp", std::process::id(), std::thread::current().id());
+    let temporary: PathBuf = library.with_extension(own);
     let output =
         Command::new("c++").args(FLAGS).args(["-x", "c++"]).arg(source).arg("-o").arg(&temporary).output();
     let output = output.expect("the tests of GPU kernels need a C++ compiler named c++");

@@ -118,6 +118,35 @@ impl Linear {
     }
 }
 
+/// Layers that share their input, in one launch where the device has one for them: `x` `[n, in_features]` f32 to an output of
+/// each.
+///
+/// # Errors
+/// As [`Linear::forward`].
+pub fn forward_all<const N: usize>(layers: [&Linear; N], x: &Tensor) -> Result<[Tensor; N]> {
+    #[cfg(feature = "cuda")]
+    if let Some(on_cuda) = cuda_layers(layers) {
+        check_activation("linear", "x", x, layers[0].in_features)?;
+        return cuda::CudaLinear::forward_all(on_cuda, x);
+    }
+    let outputs = layers.iter().map(|layer| layer.forward(x)).collect::<Result<Vec<_>>>()?;
+    // One output was made for each layer.
+    outputs.try_into().map_err(|_| candle_core::Error::Msg("an output per layer".to_owned()).into())
+}
+
+/// The layers if one launch takes them all.
+#[cfg(feature = "cuda")]
+fn cuda_layers<const N: usize>(layers: [&Linear; N]) -> Option<[&cuda::CudaLinear; N]> {
+    let on_cuda: Vec<_> = layers
+        .iter()
+        .filter_map(|layer| match &layer.layer {
+            Layer::Cuda(on_cuda) if on_cuda.in_features() == layers[0].in_features => Some(on_cuda),
+            _ => None,
+        })
+        .collect();
+    on_cuda.try_into().ok()
+}
+
 /// What the tests of GPU kernels share.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -12,6 +12,7 @@ struct CombineArgs {
 
 /// In the token's own order of experts, whoever shares its batch. Grid [hidden / threads, n].
 KERNEL void moe_combine_f32(const CombineArgs args) {
+  await_previous();
   const uint32_t col = blockIdx.x * blockDim.x + threadIdx.x;
   const size_t token = blockIdx.y;
   if (col >= args.hidden) return;

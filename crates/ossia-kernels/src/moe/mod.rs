@@ -103,7 +103,8 @@ impl MoeExperts {
             #[cfg(feature = "cuda")]
             Form::Cuda(kernels) => {
                 let experts = GenericExperts::new(backend, &weights, compute)?;
-                cuda::CudaExperts::new(&experts, kernels).map_or(Experts::Generic(experts), Experts::Cuda)
+                cuda::CudaExperts::new(&experts, &weights, kernels)
+                    .map_or(Experts::Generic(experts), Experts::Cuda)
             }
             #[cfg(feature = "metal")]
             Form::Metal(kernels) => {

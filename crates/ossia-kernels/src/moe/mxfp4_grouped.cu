@@ -1,158 +1,182 @@
-// The projections of the visited experts for many tokens, on the tensor cores: slots sorted by expert are cut into tiles
-// of one expert each, and a block multiplies a tile with a strip of the expert's rows, which it unpacks once.
+// The projections of the visited experts for many tokens, on the tensor cores: a block multiplies a tile of slots of one
+// expert with a strip of the expert's rows; two blocks share a multiprocessor, so that one multiplies while the other waits. While a
+// step's columns are multiplied, the next one's weights are unpacked, and what two later ones need is on its way.
 
 #include "mxfp4.h"
 
-// Slots, weight rows and columns that a block multiplies at a time: a warp has 32 x 32 of the result.
-#define TILE_SLOTS 64
+// Weight rows, slots and columns that a block multiplies at a time: a warp has 64 x 64 of the result.
 #define TILE_ROWS 128
-#define TILE_COLS 32
-#define THREADS 256
-// Elements of a staged row: a pad of 16 bytes keeps neighbours out of each other's memory banks.
-#define STAGED_COLS (TILE_COLS + 8)
-
-struct GroupedArgs {
-  Mxfp4Weights weights;    // [num_experts, rows, cols]
-  const float *bias;       // [num_experts, rows]
-  const float *x;          // a row of `cols` per `slots_per_x` slots
-  const uint32_t *starts;  // [num_experts + 1]: where each expert's slots begin in `sorted`
-  const uint32_t *sorted;  // [num_slots]
-  float *out;              // [num_slots, rows], or [num_slots, rows / 2] activated
-  uint32_t num_experts;
-  uint32_t slots_per_x;
-  uint32_t rows;  // even
-  uint32_t cols;  // a multiple of 32
-  float limit;    // of the activation
-};
+#define TILE_SLOTS 128
+#define STEP 32
+#define THREADS 128
+#define WARP_ROWS 64
+#define WARP_SLOTS 64
+// Words of codes and pieces of activations that a thread stages in a step.
+#define WORDS (TILE_ROWS / 2 * 4 / THREADS)
+#define COPIES (TILE_SLOTS * 4 / THREADS)
+// Steps whose activations are in shared memory or on their way there, and whose codes are in registers.
+#define X_STAGES 3
+#define W_STAGES 2
+// Products of the tensor cores that these are made of.
+#define ROW_TILES (WARP_ROWS / 16)
+#define SLOT_TILES (WARP_SLOTS / 8)
 
 struct GroupedShared {
-  alignas(16) uint16_t x[TILE_SLOTS][STAGED_COLS];
-  alignas(16) uint16_t w[TILE_ROWS][STAGED_COLS];
-  uint32_t slots[TILE_SLOTS];
+  /// Sixteen rows as lanes hold them, by half of the step's columns.
+  uint4 w[2][2][TILE_ROWS / 16][WARP_LANES];
+  uint4 x[X_STAGES][TILE_SLOTS][STEP / 8];
 };
 
-/// The expert and the slots of a tile; tiles of all experts are numbered in order. Past the last one there are no slots.
-struct Tile {
-  uint32_t expert;
-  uint32_t first;
-  uint32_t num_slots;
+/// What a thread stages: words of codes of neighbouring rows, and pieces of the slots' activations.
+struct Staging {
+  const uint8_t *codes[WORDS][2];
+  const uint8_t *scales[WORDS][2];
+  const uint16_t *x[COPIES];
 };
 
-DEVICE Tile find_tile(const uint32_t *starts, uint32_t num_experts, uint32_t tile) {
-  for (uint32_t expert = 0; expert < num_experts; expert++) {
-    const uint32_t count = starts[expert + 1] - starts[expert], tiles = (count + TILE_SLOTS - 1) / TILE_SLOTS;
-    if (tile < tiles) {
-      const uint32_t left = count - tile * TILE_SLOTS;
-      return {expert, starts[expert] + tile * TILE_SLOTS, left < TILE_SLOTS ? left : TILE_SLOTS};
-    }
-    tile -= tiles;
-  }
-  return {0, 0, 0};
-}
+/// The codes of a step on their way.
+struct Codes {
+  uint32_t words[WORDS][2];
+  uint32_t scales[WORDS][2];
+};
 
-/// Rounds a column block of the slots' activations to bf16: a thread has eight columns of one slot.
-DEVICE void stage_x(const GroupedArgs &args, GroupedShared &shared, uint32_t col) {
-  const uint32_t i = threadIdx.x / 4, part = threadIdx.x % 4 * 8;
-  const float *x = args.x + (size_t)(shared.slots[i] / args.slots_per_x) * args.cols + col + part;
-  const float4 a = reinterpret_cast<const float4 *>(x)[0], b = reinterpret_cast<const float4 *>(x)[1];
-  *reinterpret_cast<uint4 *>(&shared.x[i][part]) = {pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y),
-                                                    pack_bf16(b.z, b.w)};
-}
-
-/// Unpacks a column block of the strip's rows, which is exact: a thread has half of one MXFP4 block.
-DEVICE void stage_w(const GroupedArgs &args, GroupedShared &shared, uint32_t expert, uint32_t first_row, uint32_t col) {
-  const uint32_t i = threadIdx.x / 2, part = threadIdx.x % 2 * 16;
-  // Rows past the end read the last row; what comes of it is not written.
-  const size_t row = (size_t)expert * args.rows + (first_row + i < args.rows ? first_row + i : args.rows - 1);
-  const uint2 codes = *reinterpret_cast<const uint2 *>(args.weights.blocks + (row * args.cols + col + part) / 2);
-  const float scale = e8m0(args.weights.scales[(row * args.cols + col) / 32]);
-  uint32_t *staged = reinterpret_cast<uint32_t *>(&shared.w[i][part]);
+DEVICE Staging make_staging(const Mxfp4Args &args, const SlotTile &tile, uint32_t first_row) {
+  Staging staging;
 #pragma unroll
-  for (int pair = 0; pair < 8; pair++) {
-    const uint32_t byte = (pair < 4 ? codes.x : codes.y) >> pair % 4 * 8;
-    staged[pair] = pack_bf16(e2m1(byte) * scale, e2m1(byte >> 4) * scale);
-  }
-}
-
-/// A warp's 32 x 32 of the tile's product, as two by four results of the tensor cores.
-DEVICE void multiply_tile(const GroupedArgs &args, GroupedShared &shared, const Tile &tile, uint32_t first_row,
-                          float (&acc)[2][4][4]) {
-  const uint32_t warp = threadIdx.x / WARP_LANES, g = threadIdx.x % WARP_LANES / 4, t = threadIdx.x % 4 * 2;
-  const uint32_t warp_slot = warp % 2 * 32, warp_row = warp / 2 * 32;
-  for (uint32_t col = 0; col < args.cols; col += TILE_COLS) {
-    __syncthreads();
-    stage_x(args, shared, col);
-    stage_w(args, shared, tile.expert, first_row, col);
-    __syncthreads();
+  for (int i = 0; i < WORDS; i++) {
+    const uint32_t unit = threadIdx.x + i * THREADS;
 #pragma unroll
-    for (uint32_t k = 0; k < TILE_COLS; k += 16) {
-      const auto word = [](const uint16_t *at) { return *reinterpret_cast<const uint32_t *>(at); };
-      uint32_t a[2][4], b[4][2];
-#pragma unroll
-      for (int m = 0; m < 2; m++) {
-        const uint32_t slot = warp_slot + m * 16 + g;
-        a[m][0] = word(&shared.x[slot][k + t]);
-        a[m][1] = word(&shared.x[slot + 8][k + t]);
-        a[m][2] = word(&shared.x[slot][k + t + 8]);
-        a[m][3] = word(&shared.x[slot + 8][k + t + 8]);
-      }
-#pragma unroll
-      for (int n = 0; n < 4; n++) {
-        const uint32_t row = warp_row + n * 8 + g;
-        b[n][0] = word(&shared.w[row][k + t]);
-        b[n][1] = word(&shared.w[row][k + t + 8]);
-      }
-#pragma unroll
-      for (int m = 0; m < 2; m++)
-#pragma unroll
-        for (int n = 0; n < 4; n++) mma_bf16_16x8x16(acc[m][n], a[m], b[n]);
+    for (int half = 0; half < 2; half++) {
+      // Rows past the end read the last row, slots past the end the first slot; neither is written.
+      const uint32_t row = first_row + unit / 4 * 2 + half;
+      const size_t start = ((size_t)tile.expert * args.rows + (row < args.rows ? row : args.rows - 1)) * args.cols;
+      staging.codes[i][half] = args.weights.blocks + start / 2 + unit % 4 * 4;
+      staging.scales[i][half] = args.weights.scales + start / 32;
     }
   }
+#pragma unroll
+  for (int i = 0; i < COPIES; i++) {
+    const uint32_t unit = threadIdx.x + i * THREADS;
+    const uint32_t at = unit / 4, slot = args.sorted[tile.first + (at < tile.num_slots ? at : 0)];
+    staging.x[i] = args.x + (size_t)(slot / args.slots_per_x) * args.cols + unit % 4 * 8;
+  }
+  return staging;
+}
+
+/// Begins to load the weights of a step.
+DEVICE void load_w(const Staging &staging, uint32_t step, Codes &codes) {
+#pragma unroll
+  for (int i = 0; i < WORDS; i++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      codes.words[i][half] = *reinterpret_cast<const uint32_t *>(staging.codes[i][half] + step * (STEP / 2));
+      codes.scales[i][half] = staging.scales[i][half][step];
+    }
+}
+
+/// Unpacks them, neighbouring rows side by side as the tensor cores take rows g and g + 8.
+DEVICE void unpack_w(const Codes &codes, GroupedShared &shared, uint32_t buffer) {
+#pragma unroll
+  for (int i = 0; i < WORDS; i++) {
+    const uint32_t unit = threadIdx.x + i * THREADS;
+    const uint4 upper = unpack(codes.words[i][0], scale_pair(codes.scales[i][0]));
+    const uint4 lower = unpack(codes.words[i][1], scale_pair(codes.scales[i][1]));
+    shared.w[buffer][0][unit / WARP_LANES][unit % WARP_LANES] = {upper.x, lower.x, upper.y, lower.y};
+    shared.w[buffer][1][unit / WARP_LANES][unit % WARP_LANES] = {upper.z, lower.z, upper.w, lower.w};
+  }
+}
+
+/// Begins to copy the activations of a step.
+DEVICE void copy_x(const Staging &staging, GroupedShared &shared, uint32_t step) {
+  const uint32_t buffer = step % X_STAGES;
+#pragma unroll
+  for (int i = 0; i < COPIES; i++) {
+    const uint32_t unit = threadIdx.x + i * THREADS;
+    copy_async_16(&shared.x[buffer][unit / 4][unit % 4], staging.x[i] + step * STEP);
+  }
+}
+
+/// A warp's part of a step.
+DEVICE void multiply_step(const GroupedShared &shared, uint32_t step, float (&acc)[ROW_TILES][SLOT_TILES][4]) {
+  const uint32_t warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
+  const uint32_t first_tile = warp / 2 * ROW_TILES, first_slot = warp % 2 * WARP_SLOTS;
+  uint4 x[SLOT_TILES];
+#pragma unroll
+  for (int n = 0; n < SLOT_TILES; n++) x[n] = shared.x[step % X_STAGES][first_slot + n * 8 + lane / 4][lane % 4];
+#pragma unroll
+  for (int half = 0; half < 2; half++)
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++) {
+      const uint4 w = shared.w[step % 2][half][first_tile + m][lane];
+#pragma unroll
+      for (int n = 0; n < SLOT_TILES; n++)
+        mma_bf16_16x8x16(acc[m][n], {w.x, w.y, w.z, w.w}, {half ? x[n].z : x[n].x, half ? x[n].w : x[n].y});
+    }
 }
 
 /// Multiplies the tile of this block and gives each pair of neighbouring rows to `write(slot, row, first, second)`.
 template <typename Write>
-DEVICE void grouped(const GroupedArgs &args, GroupedShared &shared, Write write) {
-  const Tile tile = find_tile(args.starts, args.num_experts, blockIdx.y);
+DEVICE void grouped(const Mxfp4Args &args, GroupedShared &shared, Write write) {
+  const SlotTile tile = args.tiles[blockIdx.y];
   if (tile.num_slots == 0) return;
-  if (threadIdx.x < TILE_SLOTS)
-    // Slots past the end read the last slot; what comes of it is not written.
-    shared.slots[threadIdx.x] =
-        args.sorted[tile.first + (threadIdx.x < tile.num_slots ? threadIdx.x : tile.num_slots - 1)];
-  const uint32_t first_row = blockIdx.x * TILE_ROWS;
-  float acc[2][4][4] = {};
-  multiply_tile(args, shared, tile, first_row, acc);
+  const uint32_t warp = threadIdx.x / WARP_LANES, g = threadIdx.x % WARP_LANES / 4, t = threadIdx.x % 4;
+  const uint32_t first_row = blockIdx.x * TILE_ROWS, first_slot = warp % 2 * WARP_SLOTS;
+  const uint32_t num_steps = args.cols / STEP;
+  const Staging staging = make_staging(args, tile, first_row);
+  Codes codes[W_STAGES];
+  load_w(staging, 0, codes[0]);
+#pragma unroll
+  for (uint32_t step = 0; step + 1 < X_STAGES; step++) {
+    if (step < num_steps) copy_x(staging, shared, step);
+    commit_copies();
+  }
+  unpack_w(codes[0], shared, 0);
+#pragma unroll
+  for (uint32_t step = 1; step <= W_STAGES; step++)
+    if (step < num_steps) load_w(staging, step, codes[step % W_STAGES]);
+  float acc[ROW_TILES][SLOT_TILES][4] = {};
+  for (uint32_t first = 0; first < num_steps; first += W_STAGES)
+#pragma unroll
+    for (uint32_t i = 0; i < W_STAGES; i++) {
+      const uint32_t step = first + i, next = (i + 1) % W_STAGES;
+      if (step >= num_steps) break;
+      wait_for_copies<X_STAGES - 2>();
+      __syncthreads();
+      if (step + X_STAGES - 1 < num_steps) copy_x(staging, shared, step + X_STAGES - 1);
+      commit_copies();
+      if (step + 1 < num_steps) unpack_w(codes[next], shared, (step + 1) % 2);
+      if (step + 1 + W_STAGES < num_steps) load_w(staging, step + 1 + W_STAGES, codes[next]);
+      if (first_slot < tile.num_slots) multiply_step(shared, step, acc);
+    }
 
-  const uint32_t warp = threadIdx.x / WARP_LANES, g = threadIdx.x % WARP_LANES / 4, t = threadIdx.x % 4 * 2;
 #pragma unroll
-  for (int m = 0; m < 2; m++)
+  for (int n = 0; n < SLOT_TILES; n++)
 #pragma unroll
-    for (int n = 0; n < 4; n++)
+    for (int i = 0; i < 2; i++) {
+      const uint32_t at = first_slot + n * 8 + t * 2 + i;
+      if (at >= tile.num_slots) continue;
+      const uint32_t slot = args.sorted[tile.first + at];
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const uint32_t i = warp % 2 * 32 + m * 16 + half * 8 + g, row = first_row + warp / 2 * 32 + n * 8 + t;
-        if (i >= tile.num_slots || row >= args.rows) continue;
+      for (int m = 0; m < ROW_TILES; m++) {
+        const uint32_t row = first_row + warp / 2 * WARP_ROWS + m * 16 + g * 2;
+        if (row >= args.rows) continue;
         const float *bias = args.bias + (size_t)tile.expert * args.rows + row;
-        write(shared.slots[i], row, acc[m][n][2 * half] + bias[0], acc[m][n][2 * half + 1] + bias[1]);
+        write(slot, row, acc[m][n][i] + bias[0], acc[m][n][2 + i] + bias[1]);
       }
+    }
 }
 
-/// First projection with its activation: rows interleave gate and up. Grid [rows / TILE_ROWS, most tiles].
-KERNEL void mxfp4_gate_up_grouped_f32(const GroupedArgs args) {
+/// Grid [tiles of rows, tiles of slots].
+KERNEL_OF(THREADS, 2) void mxfp4_gate_up_grouped(const Mxfp4Args args) {
   SHARED(GroupedShared, shared);
-  grouped(args, shared, [&](size_t slot, uint32_t row, float gate, float up) {
-    args.out[slot * (args.rows / 2) + row / 2] = swiglu(gate, up, args.limit);
-  });
+  await_previous();
+  grouped(args, shared, [&](uint32_t slot, uint32_t row, float gate, float up) { write_activated(args, slot, row, gate, up); });
 }
-
-/// Second projection. Grid [rows / TILE_ROWS, most tiles].
-KERNEL void mxfp4_down_grouped_f32(const GroupedArgs args) {
+KERNEL_OF(THREADS, 2) void mxfp4_down_grouped(const Mxfp4Args args) {
   SHARED(GroupedShared, shared);
-  grouped(args, shared, [&](size_t slot, uint32_t row, float first, float second) {
-    args.out[slot * args.rows + row] = first;
-    args.out[slot * args.rows + row + 1] = second;
-  });
+  await_previous();
+  grouped(args, shared, [&](uint32_t slot, uint32_t row, float a, float b) { write_sums(args, slot, row, a, b); });
 }
 
-TWIN(mxfp4_gate_up_grouped_f32, GroupedArgs)
-TWIN(mxfp4_down_grouped_f32, GroupedArgs)
+TWIN(mxfp4_gate_up_grouped, Mxfp4Args)
+TWIN(mxfp4_down_grouped, Mxfp4Args)

@@ -88,7 +88,7 @@ mod tests {
     fn the_twin_agrees_with_the_definition() {
         let random = &mut Random::fresh();
         let twin = Twin::of("rms_norm/rms_norm.cu");
-        for width in [1, 31, 256, 700, 2880] {
+        for width in [1, 31, 256, 700, 2880, 4000] {
             let rows = 3;
             let (x, residual) = (random.f32s(rows * width), random.f32s(rows * width));
             let weight = random.f32s(width);

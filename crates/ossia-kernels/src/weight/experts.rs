@@ -28,6 +28,15 @@ pub(crate) enum ExpertParts<'a> {
 }
 
 impl ExpertWeights {
+    /// The largest of the MXFP4 scales, as stored; `None` for other weights.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn largest_scale(&self) -> Option<u8> {
+        match self.parts() {
+            ExpertParts::Mxfp4 { scales, .. } => scales.iter().copied().max(),
+            ExpertParts::Bf16(_) => None,
+        }
+    }
+
     /// MXFP4: `blocks` `[num_experts, rows, cols / 32, 16]` with the low nibble first,
     /// `scales` `[num_experts, rows, cols / 32]` e8m0.
     ///

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::super::words::At;
 use super::super::{AttentionSpec, CosSin, LayerCache, Qkv};
 use super::{
-    JOIN_THREADS, PagedAttentionArgs, ROPE_THREADS, RopeAndCacheArgs, SPLIT_THREADS, TILE_ROWS,
-    TILED_HEAD_DIM, TILED_THREADS, TiledAttentionArgs, Words, num_splits,
+    JOIN_THREADS, PagedAttentionArgs, ROPE_PARTS, ROPE_THREADS, RopeAndCacheArgs, SPLIT_THREADS, TILE_ROWS,
+    TILED_HEAD_DIM, TILED_THREADS, TiledAttentionArgs, Words, few_kernel, num_splits,
 };
+use crate::backend::Backend;
 use crate::cuda::Kernels;
 use crate::gpu::Grid;
-use crate::{AttentionMetadata, KernelError, Result};
+use crate::{AttentionMetadata, DeviceInput, KernelError, Result};
 
 /// Bytes of partial results; longer batches are attended in groups of tokens.
 const MAX_PART_BYTES: usize = 256 << 20;
@@ -43,13 +44,23 @@ pub(in super::super) fn fits(spec: &AttentionSpec) -> bool {
 impl CudaBatch {
     pub(in super::super) fn new(
         kernels: &Arc<Kernels>,
-        device: &Device,
+        backend: &Backend,
         metadata: &AttentionMetadata,
         slot_mapping: &[u32],
+        input: &mut DeviceInput,
     ) -> Result<Self> {
         let words = Words::new(metadata, slot_mapping);
-        let on_device = Tensor::from_slice(&words.words, words.words.len(), device)?;
+        let on_device = input.place(backend, &words.words)?;
         Ok(Self { words, on_device, kernels: kernels.clone() })
+    }
+
+    /// Everything but block ids, which come last, lies where the numbers of tokens say.
+    pub(in super::super) fn recording_key(&self) -> Result<[u64; 5]> {
+        let words = &self.words;
+        let num_tiled: usize = words.tiled_lens.iter().sum();
+        let counts = [words.slots.len, words.few_tokens.len, num_tiled, words.max_context_len];
+        let [num_tokens, num_few, num_tiled, context] = counts.map(|count| count as u64);
+        Ok([self.kernels.address(&self.on_device)?, num_tokens, num_few, num_tiled, context])
     }
 
     /// Rotates, writes the cache and attends, `[n, heads * head_dim]` f32. Caches are bf16; metadata was checked.
@@ -104,7 +115,7 @@ impl CudaBatch {
             num_kv_heads: spec.num_key_value_heads as u32,
             head_dim: spec.head_dim as u32,
         };
-        let grid = Grid::new([self.words.slots.len, 1, 1], ROPE_THREADS);
+        let grid = Grid::new([self.words.slots.len, ROPE_PARTS, 1], ROPE_THREADS);
         // SAFETY: slots were checked against the cache, whose storage nothing else uses on this stream meanwhile.
         unsafe { kernels.launch("rope_and_cache_f32_bf16", args, grid) }
     }
@@ -149,7 +160,7 @@ impl CudaBatch {
             let join = Grid::new([num_heads, count, 1], JOIN_THREADS);
             // SAFETY: block tables were checked against the cache; parts hold `count` tokens.
             unsafe {
-                kernels.launch("paged_attention_split_bf16", args, split)?;
+                kernels.launch(few_kernel(op.spec, args.block_size as usize), args, split)?;
                 kernels.launch("paged_attention_join_f32", args, join)?;
             }
         }

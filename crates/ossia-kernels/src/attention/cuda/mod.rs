@@ -1,5 +1,5 @@
-//! Attention on CUDA: `rope_and_cache.cu`, then `paged_attention.cu` for sequences of few new tokens and
-//! `tiled_attention.cu` for those of many.
+//! Attention on CUDA: `rope_and_cache.cu`, then `decode_attention.cu` or `paged_attention.cu` for sequences of few new tokens
+//! and `tiled_attention.cu` for those of many.
 
 #[cfg(feature = "cuda")]
 mod device;
@@ -9,6 +9,7 @@ mod tests;
 #[cfg(feature = "cuda")]
 pub(super) use device::{CudaBatch, fits};
 
+use super::AttentionSpec;
 use super::words::Words;
 
 /// As in the kernels' files.
@@ -80,13 +81,24 @@ struct TiledAttentionArgs {
 /// Keys of a part: `SPLIT_LEN` of the kernel.
 const SPLIT_LEN: usize = 256;
 const ROPE_THREADS: u32 = 256;
+/// Blocks that share a token's heads.
+const ROPE_PARTS: usize = 8;
 const SPLIT_THREADS: u32 = 128;
 const JOIN_THREADS: u32 = 64;
 const TILED_THREADS: u32 = 128;
 /// Rows of a tile, a row being a head of a query.
 const TILE_ROWS: usize = 64;
-/// The only width of a head that the tiled kernel takes.
+/// Most query heads of a key-value head that `decode_attention.cu` takes.
+const MAX_DECODE_HEADS: usize = 8;
+/// The only width of a head that the kernels on the tensor cores take.
 const TILED_HEAD_DIM: usize = 64;
+
+/// The kernel for queries that go one by one, by the shape of their heads: on the tensor cores where it fits.
+fn few_kernel(spec: &AttentionSpec, block_size: usize) -> &'static str {
+    let group = spec.num_attention_heads / spec.num_key_value_heads;
+    let fits = spec.head_dim == TILED_HEAD_DIM && group <= MAX_DECODE_HEADS && block_size.is_multiple_of(16);
+    if fits { "decode_attention_bf16" } else { "paged_attention_split_bf16" }
+}
 
 /// Parts of the keys that a query with `context_len` tokens before and at it may see.
 fn num_splits(context_len: usize, window: Option<usize>) -> usize {

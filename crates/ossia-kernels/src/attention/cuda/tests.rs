@@ -34,7 +34,7 @@ fn run(case: &Case) -> (Vec<f32>, Vec<bf16>, Vec<bf16>) {
         head_dim: spec.head_dim as u32,
     };
     let twin = Twin::of("attention/rope_and_cache.cu");
-    twin.launch("rope_and_cache_f32_bf16", &args, Grid::new([n, 1, 1], ROPE_THREADS));
+    twin.launch("rope_and_cache_f32_bf16", &args, Grid::new([n, ROPE_PARTS, 1], ROPE_THREADS));
     let rotated = rotated.f32s();
 
     let mut out = Output::new(n * heads * spec.head_dim);
@@ -90,7 +90,12 @@ impl Run<'_> {
         };
         let twin = Twin::of("attention/paged_attention.cu");
         let split = Grid::new([max_splits, spec.num_key_value_heads, tokens.len], SPLIT_THREADS);
-        twin.launch("paged_attention_split_bf16", &args, split);
+        match few_kernel(spec, BLOCK_SIZE) {
+            "decode_attention_bf16" => {
+                Twin::of("attention/decode_attention.cu").launch("decode_attention_bf16", &args, split);
+            }
+            kernel => twin.launch(kernel, &args, split),
+        }
         for partial in [&part_out, &part_max, &part_sum] {
             partial.check_guards();
         }

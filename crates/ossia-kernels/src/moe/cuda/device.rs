@@ -6,17 +6,13 @@ use candle_core::{DType, Tensor};
 
 use super::super::generic::{GenericExperts, Projection, Weights};
 use super::{
-    BLOCK_ROWS, CombineArgs, DownArgs, GateUpArgs, GroupedArgs, ROUTER_TOKENS, RouterArgs, SORT_THREADS,
-    SortSlotsArgs, THREADS, TILE_ROWS, TILE_SLOTS,
+    CHOOSE_THREADS, COMBINE_THREADS, CombineArgs, MAX_EXPERTS, MAX_ROUTED_AT_ONCE, MAX_SCALE, Mxfp4Args,
+    Projections, ROUTE_THREADS, RouteArgs, TILE_WORDS,
 };
 use crate::cuda::Kernels;
 use crate::gpu::Grid;
-use crate::{ComputeType, Result};
-
-/// Most tokens for which a visited expert is read once per four of its tokens, past which the tensor cores take over.
-const MAX_GEMV_TOKENS: usize = 32;
-/// Experts that the router's kernel takes.
-const MAX_EXPERTS: usize = 128;
+use crate::weight::ExpertWeights;
+use crate::{ComputeType, MoeWeights, Result};
 
 /// MXFP4 experts whose activations are rounded to bf16.
 #[derive(Clone, Debug)]
@@ -38,13 +34,19 @@ struct Packed {
     cols: usize,
 }
 
-/// The choices of a batch, `[n * experts_per_token]` each.
+/// The choices of a batch and its activations, as the projections take them.
 struct Routed {
-    /// u32.
-    experts: Tensor,
-    /// Weight of each in the sum, f32.
+    /// Weight of each slot in its token's sum, f32 `[num_slots]`.
     shares: Tensor,
+    /// u32 `[num_slots]`.
+    sorted: Tensor,
+    /// u32 `[num_tiles, TILE_WORDS]`.
+    tiles: Tensor,
+    /// bf16 `[n, hidden]`.
+    x: Tensor,
     num_slots: usize,
+    num_tiles: usize,
+    projections: Projections,
 }
 
 impl Packed {
@@ -56,9 +58,17 @@ impl Packed {
 }
 
 impl CudaExperts {
-    /// The kernels' form of `experts`, if it can be had.
-    pub(in super::super) fn new(experts: &GenericExperts, kernels: &Arc<Kernels>) -> Option<Self> {
-        let fits = experts.compute == ComputeType::Bf16 && experts.num_experts <= MAX_EXPERTS;
+    /// The kernels' form of `experts`, made of `weights`, if it can be had.
+    pub(in super::super) fn new(
+        experts: &GenericExperts,
+        weights: &MoeWeights,
+        kernels: &Arc<Kernels>,
+    ) -> Option<Self> {
+        let small_scales = |weights: &ExpertWeights| weights.largest_scale().is_some_and(|e| e <= MAX_SCALE);
+        let fits = experts.compute == ComputeType::Bf16
+            && experts.num_experts <= MAX_EXPERTS
+            && small_scales(&weights.gate_up)
+            && small_scales(&weights.down);
         let (gate_up, down) = (Packed::of(&experts.gate_up)?, Packed::of(&experts.down)?);
         fits.then(|| Self {
             gate_up,
@@ -72,118 +82,93 @@ impl CudaExperts {
 
     /// `x` `[n, hidden]` and `router_logits` `[n, num_experts]` to `[n, hidden]`, all f32.
     pub(in super::super) fn forward(&self, x: &Tensor, router_logits: &Tensor) -> Result<Tensor> {
-        let (num_tokens, hidden) = x.dims2()?;
-        let routed = self.route(&router_logits.contiguous()?)?;
-        let x = x.contiguous()?;
-        let activated = self.kernels.output((routed.num_slots, self.down.cols), DType::F32)?;
+        let hidden = x.dims()[1];
+        let routed = self.route(&x.contiguous()?, &router_logits.contiguous()?)?;
+        let activated = self.kernels.output((routed.num_slots, self.down.cols), DType::BF16)?;
         let outputs = self.kernels.output((routed.num_slots, hidden), DType::F32)?;
-        match num_tokens {
-            0..=MAX_GEMV_TOKENS => self.project_few(&x, &routed, &activated, &outputs)?,
-            _ => self.project_many(&x, &routed, &activated, &outputs)?,
-        }
+        let Projections { gate_up, down, .. } = routed.projections;
+        self.project(gate_up, &self.gate_up, 2 * self.down.cols, &routed.x, &routed, &activated)?;
+        self.project(down, &self.down, hidden, &activated, &routed, &outputs)?;
         self.combine(&routed, &outputs)
     }
 
-    fn route(&self, router_logits: &Tensor) -> Result<Routed> {
-        let num_tokens = router_logits.dims()[0];
+    fn route(&self, x: &Tensor, router_logits: &Tensor) -> Result<Routed> {
+        let kernels = &*self.kernels;
+        let (num_tokens, cols) = x.dims2()?;
         let num_slots = num_tokens * self.experts_per_token;
-        let experts = self.kernels.output(num_slots, DType::U32)?;
-        let shares = self.kernels.output(num_slots, DType::F32)?;
-        let args = RouterArgs {
-            logits: self.kernels.address(router_logits)?,
-            experts: self.kernels.address(&experts)?,
-            weights: self.kernels.address(&shares)?,
+        let projections = Projections::of(num_slots, self.num_experts);
+        let num_tiles = projections.num_tiles(num_slots, self.num_experts);
+        let experts = kernels.output(num_slots, DType::U32)?;
+        let routed = Routed {
+            shares: kernels.output(num_slots, DType::F32)?,
+            sorted: kernels.output(num_slots, DType::U32)?,
+            tiles: kernels.output((num_tiles, TILE_WORDS), DType::U32)?,
+            x: kernels.output((num_tokens, cols), DType::BF16)?,
+            num_slots,
+            num_tiles,
+            projections,
+        };
+        let args = RouteArgs {
+            logits: kernels.address(router_logits)?,
+            x: kernels.address(x)?,
+            experts: kernels.address(&experts)?,
+            shares: kernels.address(&routed.shares)?,
+            sorted: kernels.address(&routed.sorted)?,
+            tiles: kernels.address(&routed.tiles)?,
+            packed_x: kernels.address(&routed.x)?,
             num_tokens: num_tokens as u32,
             num_experts: self.num_experts as u32,
             top_k: self.experts_per_token as u32,
+            cols: cols as u32,
+            tile_slots: projections.tile_slots as u32,
+            num_tiles: num_tiles as u32,
         };
-        let grid = Grid::new([num_tokens.div_ceil(ROUTER_TOKENS), 1, 1], 32 * ROUTER_TOKENS as u32);
-        // SAFETY: both outputs have a place for each choice of each token.
-        unsafe { self.kernels.launch("router_top_k_f32", args, grid)? };
-        Ok(Routed { experts, shares, num_slots })
+        let grid = |blocks: usize, threads: u32| Grid::new([blocks, 1, 1], threads);
+        // SAFETY: the outputs have a place for each choice of each token, each tile and each activation.
+        unsafe {
+            match num_tokens {
+                0 => {}
+                1..=MAX_ROUTED_AT_ONCE => {
+                    kernels.launch("route_f32", args, grid(1 + num_tokens, ROUTE_THREADS))?;
+                }
+                _ => {
+                    kernels.launch("choose_and_pack_f32", args, grid(num_tokens, CHOOSE_THREADS))?;
+                    kernels.launch("sort_slots_u32", args, grid(1, ROUTE_THREADS))?;
+                }
+            }
+        }
+        Ok(routed)
     }
 
-    fn project_few(&self, x: &Tensor, routed: &Routed, activated: &Tensor, outputs: &Tensor) -> Result<()> {
+    /// `kernel` with the weights of `packed`, which have `rows` rows an expert, over rows of `x` for one slot or for all of a
+    /// token's.
+    fn project(
+        &self,
+        kernel: &'static str,
+        packed: &Packed,
+        rows: usize,
+        x: &Tensor,
+        routed: &Routed,
+        out: &Tensor,
+    ) -> Result<()> {
         let kernels = &*self.kernels;
-        let (hidden, inter) = (self.gate_up.cols, self.down.cols);
-        let gate_up = GateUpArgs {
-            blocks: kernels.address(&self.gate_up.blocks)?,
-            scales: kernels.address(&self.gate_up.scales)?,
-            bias: kernels.address(&self.gate_up.bias)?,
+        let args = Mxfp4Args {
+            blocks: kernels.address(&packed.blocks)?,
+            scales: kernels.address(&packed.scales)?,
+            bias: kernels.address(&packed.bias)?,
             x: kernels.address(x)?,
-            experts: kernels.address(&routed.experts)?,
-            activated: kernels.address(activated)?,
-            num_slots: routed.num_slots as u32,
-            top_k: self.experts_per_token as u32,
-            hidden: hidden as u32,
-            inter: inter as u32,
+            tiles: kernels.address(&routed.tiles)?,
+            sorted: kernels.address(&routed.sorted)?,
+            out: kernels.address(out)?,
+            slots_per_x: (routed.num_slots / x.dims()[0].max(1)) as u32,
+            rows: rows as u32,
+            cols: packed.cols as u32,
             limit: self.swiglu_limit,
+            num_tiles: routed.num_tiles as u32,
         };
-        let down = DownArgs {
-            blocks: kernels.address(&self.down.blocks)?,
-            scales: kernels.address(&self.down.scales)?,
-            bias: kernels.address(&self.down.bias)?,
-            activated: gate_up.activated,
-            experts: gate_up.experts,
-            outputs: kernels.address(outputs)?,
-            num_slots: routed.num_slots as u32,
-            hidden: hidden as u32,
-            inter: inter as u32,
-        };
-        let grid = |rows: usize| Grid::new([rows.div_ceil(BLOCK_ROWS), routed.num_slots, 1], THREADS);
-        // SAFETY: buffers hold every slot; the router writes experts below `num_experts` only.
-        unsafe {
-            kernels.launch("mxfp4_gate_up_f32", gate_up, grid(2 * inter))?;
-            kernels.launch("mxfp4_down_f32", down, grid(hidden))
-        }
-    }
-
-    fn project_many(&self, x: &Tensor, routed: &Routed, activated: &Tensor, outputs: &Tensor) -> Result<()> {
-        let kernels = &*self.kernels;
-        let (hidden, inter) = (self.gate_up.cols, self.down.cols);
-        let starts = kernels.output(self.num_experts + 1, DType::U32)?;
-        let sorted = kernels.output(routed.num_slots, DType::U32)?;
-        let sort = SortSlotsArgs {
-            experts: kernels.address(&routed.experts)?,
-            starts: kernels.address(&starts)?,
-            sorted: kernels.address(&sorted)?,
-            num_slots: routed.num_slots as u32,
-            num_experts: self.num_experts as u32,
-        };
-        let gate_up = GroupedArgs {
-            blocks: kernels.address(&self.gate_up.blocks)?,
-            scales: kernels.address(&self.gate_up.scales)?,
-            bias: kernels.address(&self.gate_up.bias)?,
-            x: kernels.address(x)?,
-            starts: sort.starts,
-            sorted: sort.sorted,
-            out: kernels.address(activated)?,
-            num_experts: self.num_experts as u32,
-            slots_per_x: self.experts_per_token as u32,
-            rows: 2 * inter as u32,
-            cols: hidden as u32,
-            limit: self.swiglu_limit,
-        };
-        let down = GroupedArgs {
-            blocks: kernels.address(&self.down.blocks)?,
-            scales: kernels.address(&self.down.scales)?,
-            bias: kernels.address(&self.down.bias)?,
-            x: gate_up.out,
-            out: kernels.address(outputs)?,
-            slots_per_x: 1,
-            rows: hidden as u32,
-            cols: inter as u32,
-            ..gate_up
-        };
-        // Each expert may end with a tile that is not full.
-        let tiles = routed.num_slots / TILE_SLOTS + self.num_experts.min(routed.num_slots);
-        let grid = |rows: usize| Grid::new([rows.div_ceil(TILE_ROWS), tiles, 1], THREADS);
-        // SAFETY: buffers hold every slot; the router writes experts below `num_experts` only.
-        unsafe {
-            kernels.launch("sort_slots_u32", sort, Grid::new([1, 1, 1], SORT_THREADS))?;
-            kernels.launch("mxfp4_gate_up_grouped_f32", gate_up, grid(2 * inter))?;
-            kernels.launch("mxfp4_down_grouped_f32", down, grid(hidden))
-        }
+        let grid = routed.projections.grid(rows, routed.num_tiles, kernels.multiprocessors());
+        // SAFETY: `x` and `out` have a row for what each slot reads and writes; the router names experts there are only.
+        unsafe { kernels.launch(kernel, args, grid) }
     }
 
     /// Weighted sum of each token's slots.
@@ -197,7 +182,7 @@ impl CudaExperts {
             top_k: self.experts_per_token as u32,
             hidden: hidden as u32,
         };
-        let grid = Grid::new([hidden.div_ceil(THREADS as usize), num_tokens, 1], THREADS);
+        let grid = Grid::new([hidden.div_ceil(COMBINE_THREADS as usize), num_tokens, 1], COMBINE_THREADS);
         // SAFETY: `outputs` has a row for each slot, `y` one for each token.
         unsafe { self.kernels.launch("moe_combine_f32", args, grid)? };
         Ok(y)

@@ -1,0 +1,77 @@
+//! Drawing the next token of rows of logits where the logits are.
+
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
+
+use candle_core::Tensor;
+
+use crate::backend::Backend;
+#[cfg(feature = "cuda")]
+use crate::backend::Form;
+use crate::{DeviceInput, KernelError, Result};
+
+/// How the next token of a row is drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// Divides the logits; 0 takes the most probable token, of equals the one of the lowest id.
+    pub temperature: f32,
+    /// In [0, 1): the token is the one into whose share of the mass this falls, in the order of ids.
+    pub uniform: f64,
+    /// Tokens that are not to be drawn; ids past the vocabulary are ignored.
+    pub forbidden: Vec<u32>,
+}
+
+/// What came of a draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drawn {
+    /// A token.
+    Token(u32),
+    /// A logit is NaN or infinity.
+    NotFinite,
+    /// Every token is forbidden.
+    NothingAllowed,
+}
+
+impl Backend {
+    /// Whether [`Self::draw`] takes rows of `vocab_size` logits and is faster than fetching them.
+    pub fn draws(&self, vocab_size: usize) -> bool {
+        #[cfg(feature = "cuda")]
+        if let Form::Cuda(_) = self.form() {
+            return cuda::takes(vocab_size);
+        }
+        let _ = vocab_size;
+        false
+    }
+
+    /// Draws a token from row `row` of `logits` `[.., vocab]` f32 for each of `draws`, pairs of a row and how it is drawn. Logits of
+    /// forbidden tokens are overwritten. `input` is memory for what the device reads.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if a row is not there or the vocabulary is larger than the kernel takes,
+    /// [`KernelError::Candle`] where [`Self::draws`] says no.
+    pub fn draw(
+        &self,
+        logits: &Tensor,
+        draws: &[(u32, &Draw)],
+        input: &mut DeviceInput,
+    ) -> Result<Vec<Drawn>> {
+        let (num_rows, vocab) = logits.dims2()?;
+        if let Some(&(row, _)) = draws.iter().find(|(row, _)| *row as usize >= num_rows) {
+            return Err(KernelError::Shape {
+                op: "draw",
+                what: "row",
+                expected: format!("below {num_rows}"),
+                found: vec![row as usize],
+            });
+        }
+        if draws.is_empty() {
+            return Ok(Vec::new());
+        }
+        #[cfg(feature = "cuda")]
+        if let Form::Cuda(kernels) = self.form() {
+            return cuda::draw(self, kernels, logits, draws, vocab, input);
+        }
+        let _ = (vocab, input);
+        Err(candle_core::Error::Msg("this backend draws no tokens".to_owned()).into())
+    }
+}
