@@ -1,6 +1,6 @@
 //! The input of one forward pass: tokens of several sequences and where their keys and values live.
 
-use ossia_kernels::BlockTable;
+use ossia_kernels::{BlockTable, Draw};
 
 use crate::ModelError;
 
@@ -8,7 +8,7 @@ use crate::ModelError;
 ///
 /// Tokens of sequence `s` are `input_ids[cu_seqlens_q[s]..cu_seqlens_q[s + 1]]`; they are the last tokens
 /// of its context, at ascending consecutive `positions` that end at `context_lens[s] - 1`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ForwardBatch {
     /// Token ids, `[num_tokens]`.
     pub input_ids: Vec<u32>,
@@ -24,6 +24,18 @@ pub struct ForwardBatch {
     pub sliding: KvMetadata,
     /// Rows of `input_ids` whose logits are wanted, in the order wanted.
     pub logits_indices: Vec<u32>,
+    /// Rows of `input_ids` whose next token is drawn where the logits are; these are then not among the rows wanted. Only
+    /// for models that draw ([`crate::GptOss::draws`]).
+    pub draws: Vec<TokenDraw>,
+}
+
+/// A token that is drawn by the pass itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenDraw {
+    /// Row of `input_ids` that it follows.
+    pub row: u32,
+    /// How it is drawn.
+    pub draw: Draw,
 }
 
 /// Where the keys and values of a batch live in the cache, for one group of layers.
@@ -62,6 +74,8 @@ impl ForwardBatch {
         check_below("input_ids", &self.input_ids, vocab_size)?;
         check_below("positions", &self.positions, max_positions)?;
         check_below("logits_indices", &self.logits_indices, num_tokens)?;
+        let draw_rows: Vec<u32> = self.draws.iter().map(|draw| draw.row).collect();
+        check_below("draws", &draw_rows, num_tokens)?;
         self.validate_sequences()
     }
 
@@ -122,6 +136,7 @@ mod tests {
             full: metadata.clone(),
             sliding: metadata,
             logits_indices: vec![3],
+            draws: vec![],
         }
     }
 
@@ -135,6 +150,12 @@ mod tests {
     #[test]
     fn names_the_wrong_field() {
         type Break = fn(&mut ForwardBatch);
+        let draw = Draw { temperature: 1.0, uniform: 0.5, forbidden: vec![] };
+        let mut with_draw = batch();
+        with_draw.draws.push(TokenDraw { row: 4, draw });
+        assert!(
+            matches!(with_draw.validate(5, 10), Err(ModelError::Batch { field, .. }) if field == "draws")
+        );
         let cases: [(&str, Break); 9] = [
             ("positions", |b| b.positions.truncate(3)),
             ("cu_seqlens_q", |b| b.cu_seqlens_q = vec![0, 3]),

@@ -6,6 +6,7 @@ use half::vec::HalfBitsVecExt;
 use ossia_kernels::ComputeType;
 
 use crate::config::{GptOssConfig, LayerType};
+use crate::model::Passes;
 use crate::{ForwardBatch, ModelError};
 
 /// Keys and values of everything computed so far, in blocks of `block_size` tokens.
@@ -19,6 +20,8 @@ pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
     num_blocks: usize,
     block_size: usize,
+    /// What passes over it keep on the device.
+    pub(crate) passes: Passes,
 }
 
 impl KvCache {
@@ -34,7 +37,7 @@ impl KvCache {
         let zeros = || zeros(shape, kv_dtype(compute), device);
         let layers =
             (0..num_layers(config)).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_, ModelError>>()?;
-        Ok(Self { layers, num_blocks, block_size })
+        Ok(Self { layers, num_blocks, block_size, passes: Passes::default() })
     }
 
     /// Blocks of the pool.

@@ -11,11 +11,11 @@ mod logits;
 mod model;
 mod weights;
 
-pub use batch::{ForwardBatch, KvMetadata};
+pub use batch::{ForwardBatch, KvMetadata, TokenDraw};
 pub use config::{GptOssConfig, LayerType, YarnConfig};
 pub use error::ModelError;
 pub use kv_cache::KvCache;
 pub use logits::Logits;
 pub use model::{DenseWeights, GptOss, ModelOptions};
-pub use ossia_kernels::{Backend, BlockTable, ComputeType};
+pub use ossia_kernels::{Backend, BlockTable, ComputeType, Draw, Drawn};
 pub use weights::{DamagedTensor, LoadProgress, WeightAccess, WeightSizes, find_damage, write_checkpoint};

@@ -7,7 +7,10 @@ mod common;
 
 use candle_core::Device;
 use common::{logits_of, parity_dir};
-use ossia_model::{Backend, ComputeType, GptOss, GptOssConfig, ModelOptions};
+use ossia_model::{
+    Backend, BlockTable, ComputeType, Draw, Drawn, ForwardBatch, GptOss, GptOssConfig, KvMetadata,
+    ModelOptions, TokenDraw,
+};
 
 /// Crosses blocks and, for the demo, the window.
 const LEN: usize = 150;
@@ -40,6 +43,102 @@ fn random_weights() {
         eprintln!("{name}, {chunk} tokens a pass: {error:.2e}");
         assert!(error < 0.02, "{name}, {chunk} tokens a pass: {error}");
     }
+}
+
+/// One token at the same position of each of some sequences, each with a block of its own in either group.
+fn decode_batch(input_ids: &[u32], position: u32) -> ForwardBatch {
+    let count = input_ids.len() as u32;
+    let group = |first_block: u32| KvMetadata {
+        block_tables: (0..count)
+            .map(|seq| BlockTable { first_block_idx: 0, blocks: vec![first_block + seq] })
+            .collect(),
+        slot_mapping: (0..count).map(|seq| (first_block + seq) * 16 + position).collect(),
+    };
+    ForwardBatch {
+        input_ids: input_ids.to_vec(),
+        positions: vec![position; input_ids.len()],
+        cu_seqlens_q: (0..=count).collect(),
+        context_lens: vec![position + 1; input_ids.len()],
+        full: group(0),
+        sliding: group(count),
+        logits_indices: (0..count).collect(),
+        draws: vec![],
+    }
+}
+
+/// A model with random weights on the device.
+fn random_model(config: &str) -> GptOss {
+    let config = GptOssConfig::from_file(&parity_dir().join(format!("configs/{config}.json"))).unwrap();
+    GptOss::dummy(config, 1, &ModelOptions { backend: backend(), ..ModelOptions::default() }).unwrap()
+}
+
+/// Passes that decode are recorded the second time and replayed from then on; some rows are drawn, some wanted.
+#[test]
+#[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
+fn replayed_passes_draw_what_their_logits_say() {
+    let model = random_model("tiny");
+    assert!(model.draws());
+    let mut kv = model.allocate_kv_cache(64, 16).unwrap();
+    let mut rows = Vec::new();
+    for position in 0..6 {
+        // The same token of two sequences: drawn from one, wanted of the other.
+        let draw = Draw { temperature: 0.0, uniform: 0.0, forbidden: vec![] };
+        let batch = ForwardBatch {
+            logits_indices: vec![1],
+            draws: vec![TokenDraw { row: 0, draw }],
+            ..decode_batch(&[7 + position; 2], position)
+        };
+        let logits = model.forward(&batch, &mut kv).unwrap();
+        let row = logits.row(0);
+        let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+        assert_eq!(logits.drawn(), [Drawn::Token(best as u32)], "position {position}");
+        rows.push(row.to_vec());
+    }
+    assert!(rows.windows(2).all(|rows| rows[0] != rows[1]), "a replay computes anew");
+}
+
+/// A chunk of a prompt asks for no logits; what it wrote into the cache is there for the next.
+#[test]
+#[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
+fn a_pass_without_logits_fills_the_cache() {
+    let model = random_model("tiny");
+    let last_row = |asks: bool| {
+        let mut kv = model.allocate_kv_cache(8, 16).unwrap();
+        for position in 0..3 {
+            let mut batch = decode_batch(&[7 + position], position);
+            batch.logits_indices.retain(|_| asks);
+            assert_eq!(model.forward(&batch, &mut kv).unwrap().rows(), usize::from(asks));
+        }
+        model.forward(&decode_batch(&[50], 3), &mut kv).unwrap().row(0).to_vec()
+    };
+    assert!(last_row(true) == last_row(false));
+}
+
+/// A batch that needs more room for what it reads moves it; what was recorded before must not be replayed over the old place.
+#[test]
+#[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
+fn a_larger_batch_between_replays_does_no_harm() {
+    let model = random_model("uneven");
+    let run = |between: bool| {
+        let mut kv = model.allocate_kv_cache(200, 16).unwrap();
+        let mut rows = Vec::new();
+        for position in 0..6 {
+            // Sixty-four sequences in blocks that the others do not have.
+            if between && position == 4 {
+                let mut many = decode_batch(&[3; 64], 0);
+                for group in [&mut many.full, &mut many.sliding] {
+                    group.block_tables.iter_mut().for_each(|table| table.blocks[0] += 10);
+                    group.slot_mapping.iter_mut().for_each(|slot| *slot += 160);
+                }
+                model.forward(&many, &mut kv).unwrap();
+            }
+            rows.push(
+                model.forward(&decode_batch(&[7 + position], position), &mut kv).unwrap().row(0).to_vec(),
+            );
+        }
+        rows
+    };
+    assert!(run(true) == run(false));
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn batch(context: &[u32], start: usize) -> ForwardBatch {
         full: group(0),
         sliding: group(FIRST_SLIDING),
         logits_indices: vec![(len - start) as u32 - 1],
+        draws: vec![],
     }
 }
 

@@ -1,7 +1,7 @@
 //! Grouped-query attention with sinks over the paged cache.
 
 use candle_core::Tensor;
-use ossia_kernels::{Attention as AttentionOp, AttentionSpec, CosSin, LayerCache, Linear, Qkv};
+use ossia_kernels::{Attention as AttentionOp, AttentionSpec, CosSin, LayerCache, Linear, Qkv, forward_all};
 
 use super::{AttentionBatches, ModelOptions};
 use crate::config::LayerType;
@@ -59,11 +59,9 @@ impl Attention {
         batches: &AttentionBatches,
         kv: &KvCache,
     ) -> Result<Tensor, ModelError> {
-        let qkv = Qkv {
-            q: self.q_proj.forward(hidden_states)?, // [num_tokens, heads * head_dim]
-            k: self.k_proj.forward(hidden_states)?, // [num_tokens, kv_heads * head_dim]
-            v: self.v_proj.forward(hidden_states)?, // [num_tokens, kv_heads * head_dim]
-        };
+        // [num_tokens, heads * head_dim] and twice [num_tokens, kv_heads * head_dim].
+        let [q, k, v] = forward_all([&self.q_proj, &self.k_proj, &self.v_proj], hidden_states)?;
+        let qkv = Qkv { q, k, v };
         let batch = match self.layer_type {
             LayerType::Full => &batches.full,
             LayerType::Sliding => &batches.sliding,

@@ -4,24 +4,24 @@ mod attention;
 mod layer;
 mod mlp;
 mod norm;
+mod pass;
 mod residual;
 mod rotary;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{CpuStorage, Storage};
-use ossia_kernels::{
-    AttentionBatch, AttentionMetadata, Backend, ComputeType, Embedding, Linear, Matrix, RmsNorm,
-};
+use ossia_kernels::{Backend, ComputeType, Embedding, Linear, Matrix, RmsNorm};
 
 use self::layer::DecoderLayer;
 use self::norm::load_norm;
-use self::residual::ResidualStream;
+use self::pass::AttentionBatches;
+pub(crate) use self::pass::Passes;
 use self::rotary::RotaryEmbedding;
 use crate::kv_cache::KvCache;
 use crate::weights::{Checkpoint, DummyWeights, LoadProgress, Loader, WeightAccess, WeightSource};
-use crate::{ForwardBatch, GptOssConfig, KvMetadata, Logits, ModelError};
+use crate::{ForwardBatch, GptOssConfig, Logits, ModelError};
 
 /// How a model is run.
 #[derive(Clone, Debug)]
@@ -84,6 +84,9 @@ impl Default for ModelOptions {
     }
 }
 
+/// The id of the next model.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
 /// A gpt-oss model, ready to run. Weights of a checkpoint stay in its mapped files unless the options say otherwise.
 pub struct GptOss {
     config: GptOssConfig,
@@ -94,12 +97,8 @@ pub struct GptOss {
     lm_head: Linear,
     rotary_emb: RotaryEmbedding,
     weight_bytes: u64,
-}
-
-/// A batch for the full-attention and the sliding-window layers.
-struct AttentionBatches<'a> {
-    full: AttentionBatch<'a>,
-    sliding: AttentionBatch<'a>,
+    /// No other model of this process has it.
+    id: u64,
 }
 
 impl GptOss {
@@ -146,6 +145,7 @@ impl GptOss {
             lm_head: options.backend.linear(options.keep_lm_head(lm_head), None, options.compute)?,
             rotary_emb: RotaryEmbedding::new(&config),
             weight_bytes: loader.loaded_bytes(),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             options: options.clone(),
             config,
             embed_tokens: options.backend.embedding(embed_tokens)?,
@@ -157,6 +157,11 @@ impl GptOss {
     /// The architecture.
     pub fn config(&self) -> &GptOssConfig {
         &self.config
+    }
+
+    /// Whether it takes [`ForwardBatch::draws`].
+    pub fn draws(&self) -> bool {
+        self.options.backend.draws(self.config.vocab_size)
     }
 
     /// Where it runs.
@@ -198,8 +203,8 @@ impl GptOss {
         Ok(logits)
     }
 
-    /// Runs one pass: writes the new tokens' keys and values into `kv`, and a row of logits for each of
-    /// `batch.logits_indices` over what `logits` held. A row's bits depend only on its sequence's tokens.
+    /// Runs one pass: writes the new tokens' keys and values into `kv`, a row of logits for each of `batch.logits_indices`
+    /// over what `logits` held, and draws a token for each of `batch.draws`. A row's bits depend only on its sequence's tokens.
     ///
     /// # Errors
     /// [`ModelError::Batch`] if the batch contradicts itself, the model or the cache; the cache's blocks
@@ -216,39 +221,10 @@ impl GptOss {
         if batch.num_tokens() == 0 {
             return Ok(());
         }
-        let batches = self.attention_batches(batch)?;
-        let mut stream = ResidualStream::new(self.embed_tokens.forward(&batch.input_ids)?); // [num_tokens, hidden]
-        let rotary = self.rotary_emb.at(&batch.positions, self.options.backend.device())?;
-        for layer in &self.layers {
-            layer.forward(&mut stream, &rotary, &batches, kv)?;
-        }
-        self.logits(stream, &batch.logits_indices, logits.data_mut())
-    }
-
-    /// The batch as the attention layers of either group see it.
-    fn attention_batches<'a>(&self, batch: &'a ForwardBatch) -> Result<AttentionBatches<'a>, ModelError> {
-        let group = |group: &'a KvMetadata| {
-            let metadata = AttentionMetadata {
-                cu_seqlens_q: &batch.cu_seqlens_q,
-                context_lens: &batch.context_lens,
-                block_tables: &group.block_tables,
-            };
-            self.options.backend.attention_batch(metadata, &group.slot_mapping)
-        };
-        Ok(AttentionBatches { full: group(&batch.full)?, sliding: group(&batch.sliding)? })
-    }
-
-    /// Final norm and lm_head, only for the rows wanted, into `out` `[rows, vocab]`.
-    fn logits(&self, stream: ResidualStream, rows: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let hidden_states = stream.select(rows)?.normalized(&self.norm)?; // [rows, hidden]
-        let logits = self.lm_head.forward(&hidden_states)?; // [rows, vocab]
-        match &*logits.storage_and_layout().0 {
-            Storage::Cpu(CpuStorage::F32(logits)) => out.copy_from_slice(logits),
-            _ => out.copy_from_slice(&logits.flatten_all()?.to_vec1()?),
-        }
-        Ok(())
+        // Whoever owns the cache owns what was recorded over it.
+        let mut passes = std::mem::take(&mut kv.passes);
+        let result = self.run(batch, kv, &mut passes, logits);
+        kv.passes = passes;
+        result
     }
 }

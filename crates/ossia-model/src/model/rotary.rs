@@ -2,8 +2,7 @@
 
 use std::f64::consts::PI;
 
-use candle_core::{Device, Tensor};
-use ossia_kernels::CosSin;
+use ossia_kernels::{Backend, CosSin, DeviceInput};
 
 use crate::{GptOssConfig, ModelError, YarnConfig};
 
@@ -29,17 +28,26 @@ impl RotaryEmbedding {
         }
     }
 
-    /// Cosines and sines at `positions`, scaled by YaRN's attention factor, on `device`.
-    pub(super) fn at(&self, positions: &[u32], device: &Device) -> Result<CosSin, ModelError> {
+    /// Cosines and sines at `positions`, scaled by YaRN's attention factor, on the device of `backend` in the memory of `input`.
+    pub(super) fn at(
+        &self,
+        positions: &[u32],
+        backend: &Backend,
+        input: &mut DeviceInput,
+    ) -> Result<CosSin, ModelError> {
         let shape = (positions.len(), self.inv_freq.len());
-        let angles: Vec<f32> =
-            positions.iter().flat_map(|&p| self.inv_freq.iter().map(move |freq| p as f32 * freq)).collect();
-        let scaled = |f: fn(f64) -> f64| -> Result<Tensor, ModelError> {
-            let values =
-                angles.iter().map(|&angle| (f(f64::from(angle)) * self.attention_factor) as f32).collect();
-            Ok(Tensor::from_vec::<_, f32>(values, shape, device)?)
-        };
-        Ok(CosSin { cos: scaled(f64::cos)?, sin: scaled(f64::sin)? })
+        let len = shape.0 * shape.1;
+        let mut values = vec![0f32; 2 * len];
+        let (cos, sin) = values.split_at_mut(len);
+        let angles = positions.iter().flat_map(|&p| self.inv_freq.iter().map(move |freq| p as f32 * freq));
+        for ((angle, cos), sin) in angles.zip(cos).zip(sin) {
+            let scaled = f64::from(angle).sin_cos();
+            *cos = (scaled.1 * self.attention_factor) as f32;
+            *sin = (scaled.0 * self.attention_factor) as f32;
+        }
+        let values = input.place(backend, &values)?;
+        let part = |first: usize| values.narrow(0, first, len)?.reshape(shape);
+        Ok(CosSin { cos: part(0)?, sin: part(len)? })
     }
 }
 
