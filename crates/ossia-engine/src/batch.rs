@@ -1,6 +1,6 @@
 //! From scheduled sequences to the model's input.
 
-use ossia_model::{BlockTable, ForwardBatch};
+use ossia_model::{BlockTable, ForwardBatch, TokenDraw};
 
 use crate::sequence::Sequence;
 
@@ -11,6 +11,25 @@ pub(crate) fn build<'a>(seqs: impl Iterator<Item = &'a Sequence>, block_size: us
         push(&mut batch, seq, block_size);
     }
     batch
+}
+
+/// Lets the pass draw the next tokens of those of `seqs`, the same as the batch's, that can do without their logits.
+pub(crate) fn draw_where_possible<'a>(
+    batch: &mut ForwardBatch,
+    seqs: impl Iterator<Item = &'a mut Sequence>,
+) {
+    batch.logits_indices.clear();
+    let mut end = 0;
+    for seq in seqs.filter(|seq| seq.num_scheduled_tokens > 0) {
+        end += seq.num_scheduled_tokens as u32;
+        if !seq.samples_after_this_pass() {
+            continue;
+        }
+        match seq.plan_draw() {
+            Some(draw) => batch.draws.push(TokenDraw { row: end - 1, draw }),
+            None => batch.logits_indices.extend(end - 1 - seq.num_scheduled_drafts as u32..end),
+        }
+    }
 }
 
 fn push(batch: &mut ForwardBatch, seq: &Sequence, block_size: usize) {

@@ -15,7 +15,7 @@ pub enum AllowedTokens<'a> {
 
 /// A language over token ids that a generation must stay in, advanced token by token.
 ///
-/// The engine calls `allowed` once before each sampled token and `accept` once with the token it chose,
+/// The engine calls `allowed` at least once before each sampled token and `accept` once with the token it chose,
 /// stop tokens included. A preempted sequence is recomputed without calling either again.
 pub trait TokenConstraint: Send {
     /// Whether `prepare` has work that is worth another thread.

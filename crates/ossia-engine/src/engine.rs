@@ -86,7 +86,10 @@ impl Engine {
         self.progress.begin(self.totals.num_steps_total + 1);
         let schedule = self.scheduler.schedule(self.pass_limits());
         self.note_schedule(&schedule);
-        let batch = batch::build(self.scheduler.running().iter(), self.spec.block_size);
+        let mut batch = batch::build(self.scheduler.running().iter(), self.spec.block_size);
+        if self.runner.draws() {
+            batch::draw_where_possible(&mut batch, self.scheduler.running_mut().iter_mut());
+        }
         self.progress.run(batch.num_seqs(), batch.num_tokens());
         match self.run(&batch) {
             Ok(()) => {
@@ -183,6 +186,10 @@ impl Engine {
         let found = (self.logits.rows(), self.logits.vocab_size());
         if expected.0 > 0 && expected != found {
             return Err(format!("the model gave logits of shape {found:?}, expected {expected:?}"));
+        }
+        let (expected, found) = (batch.draws.len(), self.logits.drawn().len());
+        if expected != found {
+            return Err(format!("the model drew {found} tokens, expected {expected}"));
         }
         Ok(())
     }

@@ -34,6 +34,10 @@ impl ModelRunner for GptOssRunner {
         }
     }
 
+    fn draws(&self) -> bool {
+        self.model.draws()
+    }
+
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError> {
         self.model.forward_into(batch, &mut self.kv, logits).map_err(RunnerError::new)
     }

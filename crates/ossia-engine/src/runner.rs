@@ -14,8 +14,14 @@ pub trait ModelRunner: Send {
     /// Sizes of the model and of its KV cache; constant.
     fn spec(&self) -> RunnerSpec;
 
+    /// Whether it takes `draws`: for a runner whose logits are far from here.
+    fn draws(&self) -> bool {
+        false
+    }
+
     /// Computes one batch and writes a row of logits for each of its `logits_indices` into `logits`, which hold
-    /// those of an earlier batch or nothing: give them their shape with [`Logits::reshape`] and write every value.
+    /// those of an earlier batch or nothing: give them their shape with [`Logits::reshape`] and write every value; then note
+    /// what came of each of the batch's `draws`.
     ///
     /// # Errors
     /// Any error fails the requests of this batch; the engine goes on with the others.

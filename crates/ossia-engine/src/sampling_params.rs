@@ -62,6 +62,12 @@ impl SamplingParams {
         self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || self.repetition_penalty != 1.0
     }
 
+    /// Whether the next token depends on the temperature and the mask alone, and nothing but it is wanted.
+    pub(crate) fn is_plain(&self) -> bool {
+        let keeps_all = self.top_p >= 1.0 && self.top_k == 0 && self.min_p == 0.0;
+        keeps_all && !self.has_penalties() && self.logit_bias.is_empty() && self.logprobs.is_none()
+    }
+
     /// Refuses values that have no meaning. Wire limits (temperature at most 2) are the caller's.
     pub(crate) fn validate(&self) -> Result<(), SubmitError> {
         let Self { temperature, top_p, min_p, .. } = *self;

@@ -1,6 +1,6 @@
 //! One request inside the engine: its tokens, its blocks, its sampler.
 
-use ossia_model::BlockTable;
+use ossia_model::{BlockTable, Draw};
 
 use crate::block_hash::HashChain;
 use crate::prompt_lookup::PromptLookup;
@@ -57,6 +57,8 @@ pub(crate) struct Sequence {
     pub(crate) num_charged_tokens: usize,
     /// Of these, draft tokens: guesses behind `token_ids`, whose keys and values are overwritten when wrong.
     pub(crate) num_scheduled_drafts: usize,
+    /// Whether the pass draws the next token itself.
+    pub(crate) is_drawn: bool,
     pub(crate) tables: BlockTables,
     pub(crate) hash_chain: HashChain,
     /// Lengths, in blocks, of prefixes that later requests are likely to share: their window is kept.
@@ -91,6 +93,7 @@ impl Sequence {
             num_scheduled_tokens: 0,
             num_charged_tokens: 0,
             num_scheduled_drafts: 0,
+            is_drawn: false,
             tables: BlockTables::default(),
             hash_chain,
             checkpoints: vec![num_prompt_tokens / block_size],
@@ -147,6 +150,14 @@ impl Sequence {
     pub(crate) fn samples_after_this_pass(&self) -> bool {
         let num_known = self.num_scheduled_tokens - self.num_scheduled_drafts;
         num_known > 0 && num_known == self.num_remaining_tokens()
+    }
+
+    /// How the pass is to draw the next token; `None` if its logits are needed here.
+    pub(crate) fn plan_draw(&mut self) -> Option<Draw> {
+        let count = self.num_generated_tokens();
+        let draw = if self.num_scheduled_drafts == 0 { self.sampler.plan_draw(count) } else { None };
+        self.is_drawn = draw.is_some();
+        draw
     }
 
     /// Guesses at the tokens to come.

@@ -16,7 +16,7 @@ mod tests;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ossia_model::Logits;
+use ossia_model::{Draw, Drawn, Logits};
 use rayon::prelude::*;
 
 use self::edits::TokenCounts;
@@ -24,7 +24,7 @@ use self::random::Uniforms;
 use self::row::Row;
 use crate::runner::panic_message;
 use crate::sequence::Sequence;
-use crate::{GeneratedToken, SamplingParams, TokenConstraint};
+use crate::{AllowedTokens, GeneratedToken, SamplingParams, TokenConstraint};
 
 /// Why no token could be sampled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,26 +55,66 @@ pub(crate) struct Sampled {
     pub(crate) error: Option<SampleError>,
 }
 
-/// Samples the next tokens of each sequence and appends them. Rows come in the order of the sequences, one for
-/// the next token of each and one for each of its scheduled drafts.
+/// Where the next tokens of a sequence come from.
+enum Source<'a> {
+    /// A row of logits for the next token, and one for each draft token.
+    Rows(Vec<&'a mut [f32]>),
+    /// The pass drew it.
+    Drawn(Drawn),
+}
+
+/// Samples the next tokens of each sequence and appends them. Rows come in the order of the sequences that need them, one for
+/// the next token of each and one for each of its scheduled drafts; what was drawn, in the order of the others.
 pub(crate) fn sample_rows(seqs: Vec<&mut Sequence>, logits: &mut Logits) -> Vec<Sampled> {
-    let mut rows = logits.rows_mut();
+    let drawn = logits.drawn().to_vec();
+    let (mut rows, mut drawn) = (logits.rows_mut(), drawn.into_iter());
     let jobs: Vec<_> = seqs
         .into_iter()
         .map(|seq| {
-            let rows: Vec<&mut [f32]> = rows.by_ref().take(1 + seq.num_scheduled_drafts).collect();
-            (seq, rows)
+            let source = match seq.is_drawn {
+                true => Source::Drawn(drawn.next().unwrap_or(Drawn::NothingAllowed)),
+                false => Source::Rows(rows.by_ref().take(1 + seq.num_scheduled_drafts).collect()),
+            };
+            (seq, source)
         })
         .collect();
-    match jobs.len() {
-        1 => jobs.into_iter().map(sample_sequence).collect(),
+    // What was drawn is only noted, which is over before another thread has woken up.
+    let num_rows = jobs.iter().filter(|(_, source)| matches!(source, Source::Rows(_))).count();
+    match num_rows {
+        0 | 1 => jobs.into_iter().map(sample_sequence).collect(),
         _ => jobs.into_par_iter().map(sample_sequence).collect(),
+    }
+}
+
+fn sample_sequence((seq, source): (&mut Sequence, Source)) -> Sampled {
+    match source {
+        Source::Rows(rows) => sample_drafted(seq, rows),
+        Source::Drawn(drawn) => note_drawn(seq, drawn),
+    }
+}
+
+/// Takes the token that the pass drew.
+fn note_drawn(seq: &mut Sequence, drawn: Drawn) -> Sampled {
+    let (_, sampler) = seq.stop_token_ids_and_sampler();
+    let token = match drawn {
+        Drawn::Token(id) => catch_unwind(AssertUnwindSafe(|| sampler.note(id)))
+            .map_err(|panic| SampleError::ConstraintPanicked(panic_message(&*panic))),
+        Drawn::NotFinite => Err(SampleError::NotFinite),
+        Drawn::NothingAllowed => Err(SampleError::NothingAllowed),
+    };
+    match token {
+        Ok(token) => {
+            seq.append_token(token.id);
+            seq.renew_draft();
+            Sampled { tokens: vec![token], error: None }
+        }
+        Err(error) => Sampled { tokens: vec![], error: Some(error) },
     }
 }
 
 /// Samples token after token as long as the drafts say the same: the row after a draft that is wrong is a row
 /// of another text. Each token is sampled as it would be in a pass of its own.
-fn sample_sequence((seq, rows): (&mut Sequence, Vec<&mut [f32]>)) -> Sampled {
+fn sample_drafted(seq: &mut Sequence, rows: Vec<&mut [f32]>) -> Sampled {
     let mut sampled = Sampled::default();
     for (idx, row) in rows.into_iter().enumerate() {
         match sample_row((seq, row)) {
@@ -123,6 +163,39 @@ impl SequenceSampler {
         let Some(constraint) = &mut self.constraint else { return };
         // If it panics it will again when it is asked, and that is its request's failure.
         let _ = catch_unwind(AssertUnwindSafe(|| constraint.prepare()));
+    }
+
+    /// How the token after `num_generated` ones can be drawn without its logits being seen here: at any temperature, with the
+    /// few tokens struck out that free text forbids, and with nothing else that changes or asks for logits.
+    pub(crate) fn plan_draw(&mut self, num_generated: usize) -> Option<Draw> {
+        let Self { params, seed, constraint, .. } = self;
+        if !params.is_plain() || num_generated < params.min_tokens {
+            return None;
+        }
+        let forbidden = match constraint {
+            None => Vec::new(),
+            // A mask is computed beside the pass, and is too large to be worth sending.
+            Some(constraint) if constraint.wants_to_prepare() => return None,
+            Some(constraint) => match catch_unwind(AssertUnwindSafe(|| match constraint.allowed() {
+                AllowedTokens::All => Some(Vec::new()),
+                AllowedTokens::Except(ids) => Some(ids.to_vec()),
+                AllowedTokens::Only(_) | AllowedTokens::Bitmask(_) => None,
+            })) {
+                Ok(forbidden) => forbidden?,
+                // If it panics it will again when it is asked for its mask, and that is its request's failure.
+                Err(_) => return None,
+            },
+        };
+        let uniform = Uniforms::new(*seed, num_generated as u64).next();
+        Some(Draw { temperature: params.temperature, uniform, forbidden })
+    }
+
+    /// Takes note of a token that was drawn elsewhere.
+    fn note(&mut self, id: u32) -> GeneratedToken {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(id);
+        }
+        GeneratedToken { id, logprobs: None }
     }
 
     /// Chooses the token after `num_generated` ones and takes note of it. `row` is left edited.

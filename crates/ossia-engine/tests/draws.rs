@@ -1,0 +1,174 @@
+//! A runner that draws tokens itself: the same tokens come back as when the engine samples, requests that need their logits
+//! get them, and a draw that fails is its own request's failure.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ossia_engine::{
+    AllowedTokens, Engine, EngineConfig, FinishReason, Generation, GenerationEvent, GenerationRequest,
+    GptOssRunner, ModelRunner, RunnerError, RunnerSpec, SamplingParams, TokenConstraint,
+};
+use ossia_model::{Draw, Drawn, ForwardBatch, GptOss, Logits, ModelOptions};
+
+const NUM_REQUESTS: u32 = 8;
+const MAX_TOKENS: usize = 30;
+
+/// What is asked of a runner, over all passes.
+#[derive(Default)]
+struct Asked {
+    rows: AtomicUsize,
+    draws: AtomicUsize,
+}
+
+/// The demo model, whose tokens are drawn by the definition from logits that the engine does not see.
+struct Drawing {
+    inner: GptOssRunner,
+    asked: Arc<Asked>,
+    /// Answers each draw instead.
+    answer: Option<Drawn>,
+}
+
+impl ModelRunner for Drawing {
+    fn spec(&self) -> RunnerSpec {
+        self.inner.spec()
+    }
+
+    fn draws(&self) -> bool {
+        true
+    }
+
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError> {
+        let mut all = batch.clone();
+        all.logits_indices.extend(batch.draws.iter().map(|draw| draw.row));
+        all.draws.clear();
+        let mut found = Logits::default();
+        self.inner.forward(&all, &mut found)?;
+        let wanted = batch.logits_indices.len();
+        self.asked.rows.fetch_add(wanted, Ordering::Relaxed);
+        self.asked.draws.fetch_add(batch.draws.len(), Ordering::Relaxed);
+        logits.reshape(wanted, found.vocab_size());
+        for (row, to) in logits.rows_mut().enumerate() {
+            to.copy_from_slice(found.row(row));
+        }
+        let draws = batch.draws.iter().enumerate();
+        let drawn = draws.map(|(i, draw)| draw_from(found.row(wanted + i), &draw.draw));
+        let drawn = drawn.map(|drawn| self.answer.unwrap_or(drawn)).collect();
+        logits.set_drawn(drawn);
+        Ok(())
+    }
+}
+
+/// A draw by its definition, in f64.
+fn draw_from(row: &[f32], draw: &Draw) -> Drawn {
+    let allowed = |id: &usize| !draw.forbidden.contains(&(*id as u32));
+    let ids = || (0..row.len()).filter(allowed);
+    let Some(max) = ids().map(|id| row[id]).reduce(f32::max) else { return Drawn::NothingAllowed };
+    if draw.temperature == 0.0 {
+        return Drawn::Token(ids().find(|&id| row[id] == max).unwrap() as u32);
+    }
+    let mass = |id: usize| (f64::from(row[id] - max) / f64::from(draw.temperature)).exp();
+    let total: f64 = ids().map(mass).sum();
+    let mut before = 0.0;
+    let token = ids().find(|&id| {
+        before += mass(id);
+        before > draw.uniform * total
+    });
+    token.map_or(Drawn::NothingAllowed, |id| Drawn::Token(id as u32))
+}
+
+/// Free text that forbids some tokens, but for each fifth token, of which only ten are allowed.
+#[derive(Default)]
+struct Envelope {
+    num_accepted: u32,
+    ids: Vec<u32>,
+}
+
+impl TokenConstraint for Envelope {
+    fn allowed(&mut self) -> AllowedTokens<'_> {
+        self.ids = (0..10).map(|i| 300 + i * 17).collect();
+        match self.num_accepted % 5 {
+            4 => AllowedTokens::Only(&self.ids),
+            _ => AllowedTokens::Except(&self.ids),
+        }
+    }
+
+    fn accept(&mut self, _token: u32) {
+        self.num_accepted += 1;
+    }
+}
+
+fn request(idx: u32) -> GenerationRequest {
+    let prompt = (0..40 + idx).map(|pos| 300 + pos * (idx + 3) % 900).collect();
+    let mut request = GenerationRequest::new(prompt, MAX_TOKENS);
+    request.sampling = SamplingParams {
+        temperature: if idx.is_multiple_of(2) { 0.0 } else { 0.8 },
+        seed: Some(u64::from(idx)),
+        frequency_penalty: if idx == 4 { 0.2 } else { 0.0 },
+        logprobs: (idx == 5).then_some(2),
+        top_p: if idx == 7 { 0.9 } else { 1.0 },
+        ..SamplingParams::default()
+    };
+    if idx.is_multiple_of(3) {
+        request.constraint = Some(Box::new(Envelope::default()));
+    }
+    request
+}
+
+fn demo() -> GptOssRunner {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+    let model = GptOss::load(&dir, &ModelOptions::default(), &mut |_| {}).unwrap();
+    GptOssRunner::new(model, 500, 16).unwrap()
+}
+
+/// Tokens of all requests, sent together, and how each ended.
+fn replies(runner: Box<dyn ModelRunner>) -> Vec<(Vec<u32>, FinishReason)> {
+    let config = EngineConfig { num_speculative_tokens: 0, ..EngineConfig::default() };
+    let (engine, _thread) = Engine::start(runner, config).unwrap();
+    let generations: Vec<_> = (0..NUM_REQUESTS).map(|idx| engine.submit(request(idx)).unwrap()).collect();
+    generations.into_iter().map(reply).collect()
+}
+
+fn reply(mut generation: Generation) -> (Vec<u32>, FinishReason) {
+    let (mut tokens, mut reason) = (Vec::new(), None);
+    while let Some(event) = generation.blocking_next() {
+        match event {
+            GenerationEvent::Started { .. } => {}
+            GenerationEvent::Token(token) => tokens.push(token.id),
+            GenerationEvent::Finished(why) => reason = Some(why),
+        }
+    }
+    (tokens, reason.unwrap())
+}
+
+#[test]
+fn drawn_tokens_are_those_that_the_engine_samples() {
+    let asked = Arc::new(Asked::default());
+    let drawing = Drawing { inner: demo(), asked: asked.clone(), answer: None };
+    let found = replies(Box::new(drawing));
+    assert_eq!(found, replies(Box::new(demo())));
+    assert!(
+        found.iter().all(|(tokens, reason)| (tokens.len(), reason) == (MAX_TOKENS, &FinishReason::Length))
+    );
+    // Requests 1 and 2 are plain, 0, 3 and 6 but for each fifth token; 4, 5 and 7 need their logits.
+    let [rows, draws] = [&asked.rows, &asked.draws].map(|count| count.load(Ordering::Relaxed));
+    assert_eq!((draws, rows), (2 * MAX_TOKENS + 3 * MAX_TOKENS * 4 / 5, 3 * MAX_TOKENS + 3 * MAX_TOKENS / 5));
+}
+
+#[test]
+fn a_draw_that_fails_is_its_own_requests_failure() {
+    for (answer, message) in [
+        (Drawn::NotFinite, "the model's logits are not finite"),
+        (Drawn::NothingAllowed, "the constraint allows none of the tokens"),
+    ] {
+        let drawing = Drawing { inner: demo(), asked: Arc::default(), answer: Some(answer) };
+        for (idx, (tokens, reason)) in replies(Box::new(drawing)).into_iter().enumerate() {
+            match idx {
+                4 | 5 | 7 => assert_eq!((tokens.len(), reason), (MAX_TOKENS, FinishReason::Length)),
+                _ => assert_eq!((tokens.len(), reason), (0, FinishReason::Failed(message.to_owned()))),
+            }
+        }
+    }
+}
