@@ -118,8 +118,8 @@ fn activation_bytes(config: &GptOssConfig, num_tokens: usize, num_rows: usize) -
     let experts = config.experts_per_token * (3 * hidden + 5 * inter);
     // Both projections of one expert, unpacked in f32 and again in bf16.
     let unpacked = 3 * hidden * inter * 6;
-    // Logits once more in bf16 before they are widened.
-    let logits = num_rows * config.vocab_size * 6;
+    // Logits once more in bf16 before they are widened, and where recorded passes leave them, up to twice as much.
+    let logits = num_rows * config.vocab_size * 14;
     let per_token = 4 * (residual + attention.max(experts));
     (num_tokens * per_token + unpacked + logits) as u64 + RESERVE
 }

@@ -1,7 +1,7 @@
 //! A model and its KV cache driven without an engine, for `bench` and `logits`: fixed blocks per sequence.
 
 use anyhow::Result;
-use ossia_model::{BlockTable, ForwardBatch, GptOss, KvCache, KvMetadata, Logits};
+use ossia_model::{BlockTable, Draw, ForwardBatch, GptOss, KvCache, KvMetadata, Logits, TokenDraw};
 
 const BLOCK_SIZE: usize = 16;
 
@@ -12,6 +12,8 @@ pub(crate) struct Direct {
     full_blocks: usize,
     sliding_blocks: usize,
     sliding_window: usize,
+    /// Of the last pass.
+    logits: Logits,
 }
 
 impl Direct {
@@ -22,7 +24,8 @@ impl Direct {
         // One block of slack at each end, because neither the window nor a chunk starts at a block's edge.
         let sliding_blocks = (sliding_window + chunk).div_ceil(BLOCK_SIZE) + 2;
         let kv_cache = model.allocate_kv_cache(num_seqs * (full_blocks + sliding_blocks), BLOCK_SIZE)?;
-        Ok(Self { model, kv_cache, full_blocks, sliding_blocks, sliding_window })
+        let logits = Logits::default();
+        Ok(Self { model, kv_cache, full_blocks, sliding_blocks, sliding_window, logits })
     }
 
     /// Fills the cache as if every sequence held `max_len` tokens already.
@@ -42,17 +45,39 @@ impl Direct {
         input_ids: &[&[u32]],
         context_len: usize,
         all_logits: bool,
-    ) -> Result<Logits> {
+    ) -> Result<&Logits> {
+        let mut batch = self.batch(input_ids, context_len);
+        if all_logits {
+            batch.logits_indices = (0..batch.num_tokens() as u32).collect();
+        }
+        self.run(&batch)
+    }
+
+    /// The same up to each sequence's next token, as a server needs it: drawn by the pass if the model draws, else from the
+    /// last token's logits by whoever wants one.
+    pub(crate) fn decode(&mut self, input_ids: &[&[u32]], context_len: usize) -> Result<&Logits> {
+        let mut batch = self.batch(input_ids, context_len);
+        if self.model.draws() {
+            let draw = Draw { temperature: 1.0, uniform: 0.5, forbidden: Vec::new() };
+            let rows = std::mem::take(&mut batch.logits_indices).into_iter();
+            batch.draws = rows.map(|row| TokenDraw { row, draw: draw.clone() }).collect();
+        }
+        self.run(&batch)
+    }
+
+    /// A pass that wants the logits of each sequence's last token.
+    fn batch(&self, input_ids: &[&[u32]], context_len: usize) -> ForwardBatch {
         let mut batch = ForwardBatch { cu_seqlens_q: vec![0], ..ForwardBatch::default() };
         for (seq, ids) in input_ids.iter().enumerate() {
             self.append(&mut batch, seq, ids, context_len);
         }
-        let num_tokens = batch.input_ids.len() as u32;
-        batch.logits_indices = match all_logits {
-            true => (0..num_tokens).collect(),
-            false => batch.cu_seqlens_q[1..].iter().map(|end| end - 1).collect(),
-        };
-        Ok(self.model.forward(&batch, &mut self.kv_cache)?)
+        batch.logits_indices = batch.cu_seqlens_q[1..].iter().map(|end| end - 1).collect();
+        batch
+    }
+
+    fn run(&mut self, batch: &ForwardBatch) -> Result<&Logits> {
+        self.model.forward_into(batch, &mut self.kv_cache, &mut self.logits)?;
+        Ok(&self.logits)
     }
 
     fn append(&self, batch: &mut ForwardBatch, seq: usize, ids: &[u32], context_len: usize) {

@@ -7,6 +7,7 @@ mod config;
 mod demo;
 mod device;
 mod device_plan;
+mod device_speed;
 mod direct;
 mod hub;
 mod jwks;

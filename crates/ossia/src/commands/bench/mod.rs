@@ -10,12 +10,13 @@ mod traffic;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use ossia_kernels::Backend;
 
 use self::args::{BenchArgs, BenchCommand, BenchSpeedArgs, OutputFormat};
 use self::report::{Case, Measurement, Report, Test};
 use self::traffic::Traffic;
 use crate::direct::Direct;
-use crate::{load, memory};
+use crate::{device_speed, load, memory};
 
 /// Read for the ceiling of memory: many times the last-level cache.
 const CEILING_BYTES: usize = 512 << 20;
@@ -34,10 +35,11 @@ fn speed(args: &BenchSpeedArgs) -> Result<()> {
     ensure!(args.repetitions > 0 && args.chunk > 0, "--repetitions and --chunk must be at least 1");
     ensure!(!args.batch.contains(&0), "--batch must be at least 1");
     load::set_threads(args.model.threads);
-    let before = read_speed();
     let started = Instant::now();
     let model = load::model(&args.model)?;
     let load_s = started.elapsed().as_secs_f64();
+    let backend = model.backend().clone();
+    let before = read_speed(&backend)?;
     let traffic = Traffic::of(&model, args.model.cpu_weights);
     let mut direct = Direct::new(model, most(&args.batch), longest(args), args.chunk)?;
     direct.fill_cache()?;
@@ -54,7 +56,7 @@ fn speed(args: &BenchSpeedArgs) -> Result<()> {
         load_s,
         peak_rss: memory::peak_rss(),
         // Whatever else ran may have slowed one of them: the ceiling is what was reached.
-        read_bytes_per_s: before.max(read_speed()),
+        read_bytes_per_s: before.max(read_speed(&backend)?),
         traffic,
         measurements,
     };
@@ -69,8 +71,12 @@ fn speed(args: &BenchSpeedArgs) -> Result<()> {
     Ok(())
 }
 
-fn read_speed() -> f64 {
-    ossia_kernels::measure_read_speed(CEILING_BYTES, ossia_kernels::num_threads(), 5)
+/// Bytes per second that the memory of `backend` gives.
+fn read_speed(backend: &Backend) -> Result<f64> {
+    match backend.device().is_cpu() {
+        true => Ok(ossia_kernels::measure_read_speed(CEILING_BYTES, ossia_kernels::num_threads(), 5)),
+        false => device_speed::copy_bytes_per_s(backend.device()),
+    }
 }
 
 fn most(values: &[usize]) -> usize {
@@ -117,7 +123,7 @@ fn measure(direct: &mut Direct, case: Case, args: &BenchSpeedArgs) -> Result<Mea
 fn prefill(direct: &mut Direct, case: &Case, chunk: usize) -> Result<()> {
     let ids = token_ids(direct, case.len);
     for (index, part) in ids.chunks(chunk).enumerate() {
-        direct.forward(&[part], case.depth + index * chunk, false)?;
+        direct.decode(&[part], case.depth + index * chunk)?;
     }
     Ok(())
 }
@@ -127,7 +133,7 @@ fn decode(direct: &mut Direct, case: &Case) -> Result<()> {
     let ids = token_ids(direct, case.num_tokens());
     for (index, step) in ids.chunks(case.batch).enumerate() {
         let input_ids: Vec<&[u32]> = step.chunks(1).collect();
-        direct.forward(&input_ids, case.depth + index, false)?;
+        direct.decode(&input_ids, case.depth + index)?;
     }
     Ok(())
 }

@@ -2,14 +2,13 @@
 //! one command tells about a device that we have not seen.
 
 use std::fmt;
-use std::time::Instant;
 
 use anyhow::{Result, bail};
-use candle_core::{DType, Device, Tensor};
 use ossia_kernels::{Backend, CheckShapes, ComputeType, OpCheck};
 use ossia_model::{GptOss, ModelOptions};
 
 use crate::demo;
+use crate::device_speed;
 use crate::direct::Direct;
 use crate::memory::ByteSize;
 
@@ -38,7 +37,8 @@ impl KernelReport {
         let seed = seed.unwrap_or_else(random_seed);
         let shapes = if backend.device().is_cpu() { CheckShapes::Small } else { CheckShapes::All };
         let checks = ossia_kernels::check_ops(backend, shapes, seed)?;
-        let (copy_gb_per_s, bf16_matmul_tflops) = ceilings(backend.device())?;
+        let copy_gb_per_s = device_speed::copy_bytes_per_s(backend.device())? / 1e9;
+        let bf16_matmul_tflops = device_speed::bf16_matmul_flops(backend.device())? / 1e12;
         Ok(Self {
             device: backend.name(),
             memory: backend.memory()?,
@@ -94,31 +94,6 @@ impl fmt::Display for KernelReport {
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
-}
-
-/// What a copy within the device's memory reaches, bytes read and written, in GB/s; and a bf16 matrix product, in
-/// teraflop per second. The best of ten runs each.
-fn ceilings(device: &Device) -> Result<(f64, f64)> {
-    // The CPU would need minutes for what a GPU does in milliseconds.
-    let (copy_len, size) = if device.is_cpu() { (64 << 20, 512) } else { (1 << 30, 8192) };
-    let bytes = Tensor::zeros(copy_len, DType::U8, device)?;
-    let matrix = Tensor::rand(-1f32, 1.0, (size, size), device)?.to_dtype(DType::BF16)?;
-    let copy_s = fastest(device, || bytes.copy())?;
-    let matmul_s = fastest(device, || matrix.matmul(&matrix))?;
-    Ok((2.0 * copy_len as f64 / copy_s / 1e9, 2.0 * (size as f64).powi(3) / matmul_s / 1e12))
-}
-
-fn fastest(device: &Device, mut run: impl FnMut() -> candle_core::Result<Tensor>) -> Result<f64> {
-    run()?;
-    let mut best = f64::INFINITY;
-    for _ in 0..10 {
-        device.synchronize()?;
-        let started = Instant::now();
-        run()?;
-        device.synchronize()?;
-        best = best.min(started.elapsed().as_secs_f64());
-    }
-    Ok(best)
 }
 
 /// Logits of the demo model on the device against those of the CPU in f32, over a prompt and single steps.
