@@ -181,7 +181,7 @@ impl Engine {
             catch_unwind(AssertUnwindSafe(|| runner.forward(batch, logits)))
         });
         ran.map_err(|panic| format!("the model panicked: {}", panic_message(&*panic)))?
-            .map_err(|error| format!("the model failed: {error}"))?;
+            .map_err(|error| model_failed(&error.to_string()))?;
         let expected = (batch.logits_indices.len(), self.spec.vocab_size);
         let found = (self.logits.rows(), self.logits.vocab_size());
         if expected.0 > 0 && expected != found {
@@ -288,4 +288,14 @@ impl Engine {
             ..self.totals
         }
     }
+}
+
+/// What callers are told of a failed pass: the first line. The others, a backtrace if the environment asks for one, are for
+/// the log.
+fn model_failed(error: &str) -> String {
+    let (first, others) = error.split_once('\n').unwrap_or((error, ""));
+    if !others.is_empty() {
+        tracing::error!("a forward pass failed: {error}");
+    }
+    format!("the model failed: {first}")
 }
