@@ -36,16 +36,6 @@ DEVICE void load_query(const float *q, bool there, uint4 (&halves)[2]) {
   }
 }
 
-/// The largest over the four lanes that share a head, and the sum.
-DEVICE float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 1));
-  return fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
-}
-DEVICE float quad_sum(float x) {
-  x += __shfl_xor_sync(FULL_WARP, x, 1);
-  return x + __shfl_xor_sync(FULL_WARP, x, 2);
-}
-
 /// One part of the keys of one query for the heads that share a key-value head: grid [max_splits, kv_heads, count].
 KERNEL_OF(THREADS, 2) void decode_attention_bf16(const PagedAttentionArgs args) {
   SHARED(DecodeShared, shared);

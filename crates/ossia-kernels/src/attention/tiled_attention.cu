@@ -111,16 +111,6 @@ DEVICE uint4 load_query(const TiledAttentionArgs &args, const Tile &tile, uint32
   return {pack_bf16(at[0], at[1]), pack_bf16(at[2], at[3]), pack_bf16(at[4], at[5]), pack_bf16(at[6], at[7])};
 }
 
-/// The largest over the four lanes that share a row, and the sum.
-DEVICE float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 1));
-  return fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
-}
-DEVICE float quad_sum(float x) {
-  x += __shfl_xor_sync(FULL_WARP, x, 1);
-  return x + __shfl_xor_sync(FULL_WARP, x, 2);
-}
-
 /// Turns one row's logits of a key tile into weights relative to the largest so far, in powers of two, and says by how much what was
 /// summed before shrinks. `half` picks the row: elements 0 and 1 of each accumulator or 2 and 3.
 DEVICE float exponentiate(Row &row, float (&s)[TILE_KEYS / 8][4], int half, uint32_t first_key, float scale) {

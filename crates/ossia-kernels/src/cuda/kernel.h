@@ -113,6 +113,16 @@ DEVICE float warp_max(float x) {
   return x;
 }
 
+/// The largest over the four lanes that hold a row of the tensor cores' result, and the sum.
+DEVICE float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 1));
+  return fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
+}
+DEVICE float quad_sum(float x) {
+  x += __shfl_xor_sync(FULL_WARP, x, 1);
+  return x + __shfl_xor_sync(FULL_WARP, x, 2);
+}
+
 /// Sixteen bytes of a weight, zero if `there` is false: read once, so they are kept out of the first cache.
 DEVICE uint4 stream_16(const void *at, bool there = true) {
 #ifdef __CUDACC__
