@@ -20,7 +20,7 @@ pub use read_speed::measure_read_speed;
 pub(crate) use scratch::Scratch;
 pub(crate) use shared::{SharedSlice, filled};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use transpose::transpose_16x16;
+pub(crate) use transpose::{transpose_8x8, transpose_16x16};
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};
 

@@ -3,16 +3,20 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::f32_pack::{BLOCK, Corner, F32Rows};
+use super::f32_pack::{BLOCK, F32Rows};
+use crate::cpu::Scratch;
 use crate::mxfp4::tables;
 use crate::weight::{Format, MatrixView};
 
 /// Registers that hold a block of 32.
 const PARTS: usize = 4;
-/// Weight rows per register tile.
-const TILE_ROWS: usize = 4;
-/// Tokens per register tile.
-const TILE_TOKENS: usize = 2;
+/// Lanes of a register.
+const LANES: usize = 8;
+/// Most tokens of a register tile.
+const TOKENS: usize = 4;
+/// Blocks of columns of which a full tile of tokens meets all rows of a task before the next ones: its activations stay in
+/// the first-level cache, the rows in the second.
+const BLOCKS_IN_CACHE: usize = 16;
 
 /// Whether this path reads the format.
 pub(super) fn takes(format: Format<'_>) -> bool {
@@ -178,87 +182,143 @@ impl Source for DenseF32 {
     }
 }
 
-/// All rows with all tokens, in register tiles of 4 x 2 and smaller ones at the edges.
+/// All rows with all tokens.
 ///
 /// # Safety
 /// As [`multiply`].
 #[target_feature(enable = "avx2,fma")]
 unsafe fn product<S: Source>(source: S, rows: Range<usize>, x: &F32Rows, out: &mut [f32]) {
-    let (width, tokens) = (rows.len(), x.num_tokens());
-    let mut r = 0;
-    while r < width {
-        let many_rows = width - r >= TILE_ROWS;
-        let mut t = 0;
-        while t < tokens {
-            let many_tokens = tokens - t >= TILE_TOKENS;
-            let corner = Corner { first_row: rows.start, width, r, t };
-            // SAFETY: the tile lies within rows and tokens by the choice of its size.
-            unsafe {
-                match (many_rows, many_tokens) {
-                    (true, true) => tile::<S, TILE_ROWS, TILE_TOKENS>(source, corner, x, out),
-                    (true, false) => tile::<S, TILE_ROWS, 1>(source, corner, x, out),
-                    (false, true) => tile::<S, 1, TILE_TOKENS>(source, corner, x, out),
-                    (false, false) => tile::<S, 1, 1>(source, corner, x, out),
-                }
+    let width = rows.len();
+    let mut sums = Scratch::new(width * TOKENS * LANES);
+    for first in (0..x.num_tokens()).step_by(TOKENS) {
+        let tokens = first..x.num_tokens().min(first + TOKENS);
+        let sums = &mut sums[..width * tokens.len() * LANES];
+        // SAFETY: the caller's promise; the tokens are there.
+        unsafe {
+            match tokens.len() {
+                1 => add_all::<S, 4, 1>(source, rows.start, tokens.clone(), x, sums),
+                2 => add_all::<S, 4, 2>(source, rows.start, tokens.clone(), x, sums),
+                3 => add_all::<S, 3, 3>(source, rows.start, tokens.clone(), x, sums),
+                _ => add_all::<S, 3, TOKENS>(source, rows.start, tokens.clone(), x, sums),
             }
-            t += if many_tokens { TILE_TOKENS } else { 1 };
         }
-        r += if many_rows { TILE_ROWS } else { 1 };
+        for (r, sums) in sums.chunks_exact(tokens.len() * LANES).enumerate() {
+            for (t, sums) in tokens.clone().zip(sums.chunks_exact(LANES)) {
+                // SAFETY: a sum is a register long.
+                out[t * width + r] = horizontal_sum(unsafe { _mm256_loadu_ps(sums.as_ptr()) });
+            }
+        }
     }
 }
 
-/// `R` rows with `T` tokens. Each sum is one register, fed eight values after the other: the order is the
-/// same for every `R` and `T`.
+/// The sums of rows from `first_row` with `T` tokens, `[rows, T, 8 lanes]`, in register tiles of `R` rows.
 ///
 /// # Safety
-/// As [`multiply`]; the tile is within rows and tokens.
+/// As [`multiply`]; the rows of `sums` and `T` tokens are there.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_all<S: Source, const R: usize, const T: usize>(
+    source: S,
+    first_row: usize,
+    tokens: Range<usize>,
+    x: &F32Rows,
+    sums: &mut [f32],
+) {
+    let tokens: [*const f32; T] = std::array::from_fn(|t| x.row(tokens.start + t).as_ptr());
+    let num_blocks = source.cols().div_ceil(BLOCK);
+    // With fewer tokens, which are all there are, rows are read once, from end to end.
+    let step = if T == TOKENS { BLOCKS_IN_CACHE } else { num_blocks.max(1) };
+    sums.fill(0.0);
+    for first in (0..num_blocks).step_by(step) {
+        let blocks = first..num_blocks.min(first + step);
+        for (group, sums) in sums.chunks_mut(R * T * LANES).enumerate() {
+            let row = first_row + group * R;
+            // SAFETY: the caller's promise.
+            unsafe {
+                if sums.len() == R * T * LANES {
+                    tile::<S, R, T>(source, row, blocks.clone(), &tokens, sums);
+                } else {
+                    for (r, sums) in sums.chunks_exact_mut(T * LANES).enumerate() {
+                        tile::<S, 1, T>(source, row + r, blocks.clone(), &tokens, sums);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds some blocks of `R` rows with `T` tokens to `sums`, `[R, T, 8 lanes]`. Each sum is one register, fed eight values
+/// after the other: the order is the same for every `R` and `T`.
+///
+/// # Safety
+/// As [`multiply`]; rows, blocks and tokens are there.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile<S: Source, const R: usize, const T: usize>(
     source: S,
-    corner: Corner,
-    x: &F32Rows,
-    out: &mut [f32],
+    row: usize,
+    blocks: Range<usize>,
+    tokens: &[*const f32; T],
+    sums: &mut [f32],
 ) {
-    let row = corner.first_row + corner.r;
-    let tokens: [*const f32; T] = std::array::from_fn(|t| x.row(corner.t + t).as_ptr());
-    let mut sums = [[_mm256_setzero_ps(); T]; R];
+    assert_eq!(sums.len(), R * T * LANES);
+    let place = |r: usize, t: usize| (r * T + t) * LANES;
+    let mut added = [[_mm256_setzero_ps(); T]; R];
+    for (r, added) in added.iter_mut().enumerate() {
+        for (t, added) in added.iter_mut().enumerate() {
+            // SAFETY: a sum is a register long.
+            *added = unsafe { _mm256_loadu_ps(sums[place(r, t)..].as_ptr()) };
+        }
+    }
     let whole = source.cols() / BLOCK;
-    for block in 0..whole {
+    for block in blocks.start..blocks.end.min(whole) {
         // SAFETY: rows and blocks are in range; a packed row has 32 values for each block.
         unsafe {
-            let x = tokens.map(|p| p.add(block * BLOCK));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                accumulate::<S, T>(sums, source.block(row + r, block), x);
-            }
+            let rows = std::array::from_fn(|r| source.block(row + r, block));
+            accumulate::<S, R, T>(&mut added, rows, tokens.map(|x| x.add(block * BLOCK)));
         }
     }
-    if !source.cols().is_multiple_of(BLOCK) {
+    if blocks.end > whole {
+        let mut padded = [[0; 4 * BLOCK]; R];
         // SAFETY: as above; packed rows are padded to whole blocks.
         unsafe {
-            let x = tokens.map(|p| p.add(whole * BLOCK));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let mut padded = [0; 4 * BLOCK];
-                accumulate::<S, T>(sums, source.tail(row + r, &mut padded), x);
-            }
+            let mut padded = padded.iter_mut();
+            let rows = std::array::from_fn(|r| match padded.next() {
+                Some(padded) => source.tail(row + r, padded),
+                None => unreachable!("one for each row"),
+            });
+            accumulate::<S, R, T>(&mut added, rows, tokens.map(|x| x.add(whole * BLOCK)));
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        for (t, sum) in sums.iter().enumerate() {
-            out[(corner.t + t) * corner.width + corner.r + r] = horizontal_sum(*sum);
+    for (r, added) in added.iter().enumerate() {
+        for (t, added) in added.iter().enumerate() {
+            // SAFETY: a sum is a register long.
+            unsafe { _mm256_storeu_ps(sums[place(r, t)..].as_mut_ptr(), *added) };
         }
     }
 }
 
+/// Adds the products of a block of each row with each token. Tokens come one after another, so that the sums leave
+/// registers for weights and activations.
+///
 /// # Safety
 /// AVX2 and FMA; `x` point to 32 values each.
 #[inline(always)]
-unsafe fn accumulate<S: Source, const T: usize>(sums: &mut [__m256; T], block: S::Block, x: [*const f32; T]) {
+unsafe fn accumulate<S: Source, const R: usize, const T: usize>(
+    sums: &mut [[__m256; T]; R],
+    rows: [S::Block; R],
+    x: [*const f32; T],
+) {
     for part in 0..PARTS {
         // SAFETY: the caller's promise.
         unsafe {
-            let w = S::part(block, part);
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = _mm256_fmadd_ps(w, _mm256_loadu_ps(x.add(8 * part)), *sum);
+            let mut w = [_mm256_setzero_ps(); R];
+            for r in 0..R {
+                w[r] = S::part(rows[r], part);
+            }
+            for t in 0..T {
+                let x = _mm256_loadu_ps(x[t].add(LANES * part));
+                for r in 0..R {
+                    sums[r][t] = _mm256_fmadd_ps(w[r], x, sums[r][t]);
+                }
             }
         }
     }

@@ -47,7 +47,7 @@ pub(crate) enum PackedActivations {
     /// bf16 tiles for AMX.
     #[cfg(target_arch = "x86_64")]
     Bf16Tiles(bf16_amx::TiledRows),
-    /// Block floating point of 16 bits for VNNI.
+    /// Block floating point of 16 bits.
     #[cfg(target_arch = "x86_64")]
     Int16(int16::Int16Rows),
     /// The same for AMX.
@@ -94,8 +94,8 @@ impl Matmul {
                 let packed = unsafe { int16::Int16Tiles::pack(weight.cols, rows) };
                 return PackedActivations::Int16Tiles(packed);
             }
-            // SAFETY: integers are used only where VNNI, which includes AVX-512 here, was detected.
-            let packed = unsafe { int16::Int16Rows::pack(weight.format, weight.cols, rows) };
+            // SAFETY: integers are used only where AVX2 at least was detected.
+            let packed = unsafe { int16::Int16Rows::pack(self.isa, weight.format, weight.cols, rows) };
             return PackedActivations::Int16(packed);
         }
         let isa = self.isa.min(Isa::Avx512);
@@ -112,8 +112,8 @@ impl Matmul {
     /// Whether activations become integers of 16 bits.
     fn uses_integers(self, format: Format<'_>) -> bool {
         let faster = match format {
-            Format::Mxfp4 { .. } => self.isa == Isa::Avx512Vnni,
-            Format::Int8(_) => self.isa >= Isa::Avx512Vnni,
+            Format::Mxfp4 { .. } => matches!(self.isa, Isa::Avx2 | Isa::Avx512Vnni),
+            Format::Int8(_) => self.isa >= Isa::Avx2,
             _ => false,
         };
         faster && self.compute == ComputeType::Bf16
@@ -130,7 +130,7 @@ pub(crate) fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &PackedAct
         // SAFETY: tiles are packed only where AMX was detected; rows were checked above.
         PackedActivations::Bf16Tiles(x) => unsafe { bf16_amx::multiply(weight, rows, x, out) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: integers are packed only where VNNI was detected; rows were checked above.
+        // SAFETY: integers are packed for instructions that were detected; rows were checked above.
         PackedActivations::Int16(x) => unsafe { int16::multiply(weight, rows, x, out) },
         #[cfg(target_arch = "x86_64")]
         PackedActivations::Int16Tiles(x) => match weight.format {

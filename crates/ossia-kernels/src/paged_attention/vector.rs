@@ -8,9 +8,11 @@ use super::cpu::{KvElement, TypedPointer};
 use super::{AttentionShape, CHUNK_LEN};
 
 #[cfg(target_arch = "x86_64")]
-mod x86;
+mod avx2;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(super) use {avx2::Avx2, avx512::Avx512};
 
 /// Rows that share keys and values read from the cache as it lies.
 pub(super) const FEW_ROWS: usize = 8;
@@ -79,7 +81,7 @@ pub(super) trait Vector: Copy {
     /// `2 * LANES` of the key's values, in the order of keys.
     #[inline(always)]
     unsafe fn values<T: KvElement>(
-        _values: impl Iterator<Item = (usize, *const T)>,
+        _values: impl Iterator<Item = (usize, *const T)> + Clone,
         _probs: &[[f32; CHUNK_LEN]; FEW_ROWS],
         _shrink: &[f32; FEW_ROWS],
         _sums: *mut f32,
@@ -271,6 +273,8 @@ mod tests {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 check_exp2::<Avx2>();
                 check_lanes::<Avx2>();
+                check_keys::<Avx2, f32>(|x| x);
+                check_keys::<Avx2, bf16>(bf16::from_f32);
             }
             if is_x86_feature_detected!("avx512f") {
                 check_exp2::<Avx512>();

@@ -1,4 +1,4 @@
-//! Integer products with AVX-512 VNNI: activations in block floating point of 16 bits, weights as small integers.
+//! Integer products: activations in block floating point of 16 bits, weights as small integers.
 //!
 //! A row of activations is cut in blocks of 32 that share a power of two, the largest below which every value
 //! of the block fits 16 bits: at least 15 significant bits for the largest value of a block, where bf16 has 8.
@@ -8,28 +8,32 @@
 //! `out = (p[0] + p[2]) + (p[1] + p[3])`, `p[j] = sum over blocks b = j mod 4, ascending, of scale[b] * sum[b]`,
 //!
 //! each step one fused multiply-add. Weights of 8 or 10 bits go the same way, their scale one f16 per block; sums past
-//! 2^24 are rounded to f32 once. Every way through this folder follows that to the bit: [`narrow`] and
-//! [`narrow_int8`] read each weight once, in registers, for a few tokens; [`wide`] unpacks 32 rows into the
-//! first-level cache, some columns at a time, for many; [`tiles`] has AMX multiply weights of 8 and 10 bits with many.
+//! 2^24 are rounded to f32 once. Every way through this folder follows that to the bit, on every processor. With few
+//! tokens ([`avx2`] and [`avx512`], `narrow` and `narrow_int8`) each weight is read once and decoded in registers; with
+//! many ([`wide`]) 32 rows are unpacked into the first-level cache, some columns at a time; [`amx`] has tiles multiply
+//! weights of 8 and 10 bits with many.
 
 mod activations;
-mod narrow;
-mod narrow_int8;
+mod amx;
+mod avx2;
+mod avx512;
 mod panel;
 #[cfg(test)]
 mod tests;
-mod tiles;
 mod wide;
 
-use std::arch::asm;
-use std::arch::x86_64::__m512i;
 use std::ops::Range;
 
-use crate::weight::{Format, MatrixView};
+use crate::Isa;
+use crate::weight::{Format, Int8View, MatrixView};
+
+use activations::Quantized;
+use panel::PanelSource;
+use wide::Tile;
 
 pub(crate) use activations::Int16Rows;
-pub(crate) use tiles::Int16Tiles;
-pub(super) use tiles::multiply as multiply_tiles;
+pub(crate) use amx::Int16Tiles;
+pub(super) use amx::multiply as multiply_tiles;
 
 /// Values that share a scale.
 const BLOCK: usize = 32;
@@ -37,18 +41,12 @@ const BLOCK: usize = 32;
 const GROUP: usize = 128;
 /// Pairs of a block.
 const PAIRS: usize = BLOCK / 2;
-/// Registers that the pairs of a group fill.
+/// Runs of 16 pairs in which a group is laid out: the pairs that a shift by as many nibbles brings down.
 const PLANES: usize = 4;
-/// 32-bit lanes of a register.
+/// Rows of a panel of weights of 8 and 10 bits; 32-bit lanes of 64 bytes.
 const LANES: usize = 16;
-/// Most tokens of a register tile of [`wide`]: their sums, two registers each, leave room for what they are summed from.
+/// Most tokens of a tile of [`wide`].
 const TILE: usize = 12;
-
-/// Most tokens for which decoding weights in registers, once for every few of them, beats unpacking them. More than half
-/// a tile, so that no tile of [`wide`] is smaller than that.
-pub(super) fn few_tokens(format: Format<'_>) -> usize {
-    if matches!(format, Format::Int8(_)) { 16 } else { 12 }
-}
 
 /// Most tokens that weights of 8 and 10 bits meet without AMX where it is there.
 pub(super) const FEWER_THAN_TILES: usize = 8;
@@ -62,48 +60,70 @@ struct Mxfp4Rows<'a> {
     num_blocks: usize,
 }
 
-/// `sum` plus the two products of each lane.
-///
-/// The intrinsic would do, but for the compiler: it takes the instruction for slow and, where that shortens a
-/// chain of them, makes a multiplication and an addition of it.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn add_products(mut sum: __m512i, weights: __m512i, x: __m512i) -> __m512i {
-    // SAFETY: the instruction is there, and touches nothing but the three registers.
-    unsafe {
-        asm!(
-            "vpdpwssd {0}, {1}, {2}",
-            inout(zmm_reg) sum, in(zmm_reg) weights, in(zmm_reg) x,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    sum
+/// What one instruction set brings. Its methods need a processor that has it.
+trait Unit: Sized {
+    /// Most tokens for which decoding MXFP4 in registers, once for every few of them, beats unpacking it.
+    const FEW_MXFP4: usize;
+    /// The same of 8 and 10 bits.
+    const FEW_INT8: usize;
+
+    /// Quantises up to 32 values.
+    unsafe fn quantize(values: &[f32]) -> Quantized;
+
+    /// Quantises up to 32 values of each of up to [`TILE`] tokens: `[16 pairs, tokens]`, as bits, and half steps.
+    unsafe fn quantize_tile(tokens: &[&[f32]], pairs: &mut [f32], half_steps: &mut [f32]);
+
+    /// [`multiply`] with few tokens.
+    unsafe fn multiply_mxfp4(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]);
+
+    /// The same of 8 and 10 bits.
+    unsafe fn multiply_int8(weight: Int8View, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]);
+
+    /// Adds the products of a panel with a tile of tokens to `parts`, `[tokens, 4, 32 rows]`, which begin on a cache line.
+    unsafe fn add_tile(tile: &Tile, parts: &mut [f32]);
+
+    /// `(p[0] + p[2]) + (p[1] + p[3])` of a token's `parts`, for the first rows of a panel.
+    unsafe fn merge(parts: &[f32], out: &mut [f32]);
 }
 
 /// As [`super::multiply`].
 ///
 /// # Safety
-/// AVX-512 F, BW, DQ, VL and VNNI; `rows` within the weight; `x` packed for it.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+/// The instructions that `x` was packed for; `rows` within the weight; `x` packed for it.
 pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match x.isa() {
+            Isa::Avx2 => multiply_with::<avx2::Avx2>(weight, rows, x, out),
+            _ => multiply_with::<avx512::Avx512>(weight, rows, x, out),
+        }
+    }
+}
+
+/// # Safety
+/// As [`multiply`].
+unsafe fn multiply_with<U: Unit>(weight: MatrixView<'_>, rows: Range<usize>, x: &Int16Rows, out: &mut [f32])
+where
+    for<'a> Mxfp4Rows<'a>: PanelSource<U>,
+    for<'a> Int8View<'a>: PanelSource<U>,
+{
     assert_eq!(out.len(), rows.len() * x.num_tokens());
     assert_eq!(weight.cols.div_ceil(GROUP), x.num_groups());
-    let few = x.are_few();
     // SAFETY: the caller's promise; the lengths were checked.
     unsafe {
-        match weight.format {
-            Format::Mxfp4 { blocks, scales } => {
+        match (weight.format, x.are_few()) {
+            (Format::Mxfp4 { blocks, scales }, few) => {
                 let weight = Mxfp4Rows { blocks, scales, num_blocks: weight.cols / BLOCK };
                 match few {
-                    true => narrow::multiply(weight, rows, x, out),
-                    false => wide::multiply(weight, rows, x, out),
+                    true => U::multiply_mxfp4(weight, rows, x, out),
+                    false => wide::multiply::<U, _>(weight, rows, x, out),
                 }
             }
-            Format::Int8(weight) => {
+            (Format::Int8(weight), few) => {
                 assert!(rows.start.is_multiple_of(LANES), "rows {rows:?} begin within a panel");
                 match few {
-                    true => narrow_int8::multiply(weight, rows, x, out),
-                    false => wide::multiply(weight, rows, x, out),
+                    true => U::multiply_int8(weight, rows, x, out),
+                    false => wide::multiply::<U, _>(weight, rows, x, out),
                 }
             }
             _ => unreachable!("not taken"),

@@ -1,22 +1,18 @@
 //! Weights of a few rows as 16-bit integers, side by side, for many tokens to meet.
 
-use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::narrow::{exp2_of_e8m0, load_weights};
-use super::narrow_int8::{widen, widen_with};
-use super::{BLOCK, GROUP, LANES, Mxfp4Rows, PAIRS};
+use super::{BLOCK, GROUP, LANES, PAIRS};
 use crate::cpu::Scratch;
-use crate::cpu::transpose_16x16;
-use crate::weight::Int8View;
 
-/// Registers of rows side by side.
+/// Halves of a panel, of [`LANES`] rows each.
 pub(super) const WIDTH: usize = 2;
 /// Rows of a panel.
 pub(super) const ROWS: usize = WIDTH * LANES;
 
 /// Blocks of a group.
-const BLOCKS: usize = GROUP / BLOCK;
+pub(super) const BLOCKS: usize = GROUP / BLOCK;
+
 /// 32 rows, a row per lane: some groups of them as `[blocks, 16 pairs, 32 rows]` of two weights each, and a scale per
 /// block and row.
 pub(super) struct Panel {
@@ -29,11 +25,11 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    /// An empty panel for [`PanelSource::GROUPS`] of rows of `num_groups` groups.
-    pub(super) fn new<S: PanelSource>(num_groups: usize) -> Self {
+    /// An empty panel for `groups` at a time of rows of `num_groups` groups.
+    pub(super) fn new(groups: usize, num_groups: usize) -> Self {
         Self {
             rows: [0..0, 0..0],
-            pairs: Scratch::new(S::GROUPS * BLOCKS * PAIRS * ROWS),
+            pairs: Scratch::new(groups * BLOCKS * PAIRS * ROWS),
             scales: Scratch::new(num_groups * BLOCKS * ROWS),
         }
     }
@@ -51,9 +47,8 @@ impl Panel {
     /// Goes on to `rows`, at most 32 of them: their scales. What the lanes of rows past them hold is not said.
     ///
     /// # Safety
-    /// AVX-512 F, BW, DQ, VL; the rows are in range and have as many groups as the panel was made for.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn begin<S: PanelSource>(&mut self, weight: S, rows: Range<usize>) {
+    /// The instructions of `U`; the rows are in range and have as many groups as the panel was made for.
+    pub(super) unsafe fn begin<U, S: PanelSource<U>>(&mut self, weight: S, rows: Range<usize>) {
         self.rows = std::array::from_fn(|half| {
             let first = rows.start + half * LANES;
             let first = if first < rows.end { first } else { rows.start };
@@ -65,12 +60,11 @@ impl Panel {
         }
     }
 
-    /// Unpacks `groups` of the rows, at most [`PanelSource::GROUPS`]. Blocks past the end of the rows are zero.
+    /// Unpacks `groups` of the rows, at most as many as the panel is for. Blocks past the end of the rows are zero.
     ///
     /// # Safety
     /// As [`Panel::begin`], which came before with the same weights; the groups begin within the rows.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn fill<S: PanelSource>(&mut self, weight: S, groups: Range<usize>) {
+    pub(super) unsafe fn fill<U, S: PanelSource<U>>(&mut self, weight: S, groups: Range<usize>) {
         for (half, rows) in self.rows.iter().enumerate() {
             for (group, to) in groups.clone().zip(self.pairs.chunks_exact_mut(BLOCKS * PAIRS * ROWS)) {
                 // SAFETY: the caller's promise.
@@ -80,9 +74,11 @@ impl Panel {
     }
 }
 
-/// Weights that can be unpacked into half a panel, whose 16 lanes are every other 16 values of what is handed over.
-pub(super) trait PanelSource: Copy {
-    /// Groups of a panel: as many as leave room in the first-level cache for the activations and sums that they meet.
+/// Weights that the instructions of `U` can unpack into half a panel, whose 16 lanes are every other 16 values of what is
+/// handed over.
+pub(super) trait PanelSource<U>: Copy {
+    /// Groups of a panel: as many as leave room in the first-level cache for the activations and sums that they meet. The
+    /// more there are, the fewer times the sums come and go.
     const GROUPS: usize;
 
     /// The scales of up to 16 rows to `[blocks, 16 lanes and 16 others]`.
@@ -96,161 +92,4 @@ pub(super) trait PanelSource: Copy {
     /// # Safety
     /// As [`Panel::fill`]; `to` has the blocks, but for the others of the last pair.
     unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]);
-}
-
-impl PanelSource for Mxfp4Rows<'_> {
-    // The more there are, the fewer times the sums come and go.
-    const GROUPS: usize = 3;
-
-    #[inline]
-    unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]) {
-        // SAFETY: the caller's promise.
-        unsafe { mxfp4_scales(self, rows, to) }
-    }
-
-    #[inline]
-    unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]) {
-        // SAFETY: the caller's promise.
-        unsafe { mxfp4_codes(self, rows, group, to) }
-    }
-}
-
-impl PanelSource for Int8View<'_> {
-    const GROUPS: usize = 2;
-
-    #[inline]
-    unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]) {
-        // SAFETY: the caller's promise.
-        unsafe { int8_scales(self, rows.start / LANES, to) }
-    }
-
-    #[inline]
-    unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]) {
-        // SAFETY: the caller's promise.
-        unsafe { int8_group(self, rows.start / LANES, group, to) }
-    }
-}
-
-/// The scales of a panel of 16 rows in 8 or 10 bits.
-///
-/// # Safety
-/// As [`PanelSource::fill_scales`].
-#[target_feature(enable = "avx512f")]
-unsafe fn int8_scales(weight: Int8View, source: usize, to: &mut [f32]) {
-    let scales = weight.double_scales[source * weight.num_blocks * LANES..].chunks_exact(LANES);
-    let mut to = to.chunks_mut(ROWS);
-    for (scales, to) in scales.take(weight.num_blocks).zip(&mut to) {
-        // SAFETY: 16 scales are half a register long, their place a whole one.
-        unsafe {
-            _mm512_store_ps(to.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast())))
-        };
-    }
-    to.for_each(|to| to[..LANES].fill(0.0));
-}
-
-/// Unpacks one group of a panel of 16 rows in 8 or 10 bits.
-///
-/// # Safety
-/// As [`PanelSource::fill_group`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn int8_group(weight: Int8View, source: usize, group: usize, to: &mut [f32]) {
-    /// How far ahead of bytes being unpacked memory is asked for: what the next panel will hold of the rows.
-    const AHEAD: usize = <Int8View as PanelSource>::GROUPS * BLOCKS * LANES * BLOCK;
-    for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
-        let from = group * BLOCKS + block;
-        if from >= weight.num_blocks {
-            to.chunks_mut(ROWS).for_each(|pair| pair[..LANES].fill(0.0));
-            continue;
-        }
-        let from = source * weight.num_blocks + from;
-        let dwords = weight.values[from * LANES * BLOCK..][..LANES * BLOCK].chunks_exact(4 * LANES);
-        let mut low_bits = weight.low_bits.chunks_exact(LANES).skip(2 * from);
-        let mut low = None;
-        for (dword, bytes) in dwords.enumerate() {
-            // SAFETY: `bytes`, low bits and each place are a register long.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(AHEAD));
-                if dword % 4 == 0 {
-                    low = low_bits.next().map(|low| _mm512_loadu_si512(low.as_ptr().cast()));
-                }
-                let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
-                let pairs = match &mut low {
-                    Some(low) => widen_with(bytes, low),
-                    None => widen(bytes),
-                };
-                for (odd, pair) in pairs.into_iter().enumerate() {
-                    let place = &mut to[(2 * dword + odd) * ROWS..][..LANES];
-                    _mm512_store_si512(place.as_mut_ptr().cast(), pair);
-                }
-            }
-        }
-    }
-}
-
-/// Unpacks the codes of one group of 16 rows, and asks memory for what the panel will hold of them next.
-///
-/// # Safety
-/// As [`PanelSource::fill_group`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn mxfp4_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, to: &mut [f32]) {
-    /// Places of a group that a half of the panel fills.
-    const PLACES: usize = (BLOCKS * PAIRS - 1) * ROWS + LANES;
-    let count = BLOCKS.min(weight.num_blocks - group * BLOCKS);
-    let mask = u64::MAX >> (64 - count * BLOCK / 2);
-    let row_len = weight.num_blocks * BLOCK / 2;
-    let ahead = ROWS * row_len;
-    let mut from = weight.blocks[rows.start * row_len + group * GROUP / 2..].as_ptr();
-    let mut lines = [_mm512_setzero_si512(); LANES];
-    for (lane, line) in lines.iter_mut().enumerate() {
-        _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(ahead).cast());
-        // SAFETY: the mask keeps to the blocks that are there.
-        *line = unsafe { _mm512_maskz_loadu_epi8(mask, from.cast()) };
-        // Past the last row the last one is taken again.
-        from = from.wrapping_add(if lane + 1 < rows.len() { row_len } else { 0 });
-    }
-    let halves = load_weights();
-    let to: *mut i32 = to[..PLACES].as_mut_ptr().cast();
-    for (dword, &codes) in transpose_16x16(lines).iter().enumerate() {
-        let weights = [
-            _mm512_permutexvar_epi16(codes, halves),
-            _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), halves),
-            _mm512_permutexvar_epi16(_mm512_srli_epi16::<8>(codes), halves),
-            _mm512_permutexvar_epi16(_mm512_srli_epi16::<12>(codes), halves),
-        ];
-        let (block, j) = (dword / 4, dword % 4);
-        for (s, weights) in weights.into_iter().enumerate() {
-            // SAFETY: there is a place for each pair of the group, a register long.
-            unsafe { _mm512_store_si512(to.add((block * PAIRS + s * 4 + j) * ROWS).cast(), weights) };
-        }
-    }
-}
-
-/// The scales of up to 16 rows; those past the end of the rows are 1.
-///
-/// # Safety
-/// As [`PanelSource::fill_scales`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn mxfp4_scales(weight: Mxfp4Rows, rows: Range<usize>, to: &mut [f32]) {
-    /// Scales of a row that fill a register.
-    const SOME: usize = 4 * LANES;
-    for (some, to) in to.chunks_mut(SOME * ROWS).enumerate() {
-        let first = some * SOME;
-        let mask = u64::MAX >> (SOME - SOME.min(weight.num_blocks - first));
-        let mut lines = [_mm512_setzero_si512(); LANES];
-        for (lane, line) in lines.iter_mut().enumerate() {
-            // Past the last row the last one is taken again.
-            let row = rows.start + lane.min(rows.len() - 1);
-            let from = weight.scales[row * weight.num_blocks + first..].as_ptr();
-            // SAFETY: the mask keeps to the scales that are there.
-            *line = unsafe { _mm512_mask_loadu_epi8(_mm512_set1_epi8(127), mask, from.cast()) };
-        }
-        for (mut four, to) in transpose_16x16(lines).into_iter().zip(to.chunks_mut(4 * ROWS)) {
-            for to in to.chunks_mut(ROWS) {
-                let scales = exp2_of_e8m0(_mm512_and_si512(four, _mm512_set1_epi32(255)));
-                // SAFETY: each place is a register long.
-                unsafe { _mm512_store_ps(to[..LANES].as_mut_ptr(), scales) };
-                four = _mm512_srli_epi32::<8>(four);
-            }
-        }
-    }
 }

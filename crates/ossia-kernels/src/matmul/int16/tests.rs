@@ -43,10 +43,6 @@ fn scale_of(weight: MatrixView<'_>, row: usize, block: usize) -> f32 {
 
 #[test]
 fn every_way_with_8_and_10_bits_is_the_definition_to_the_bit() {
-    if !crate::Isa::Avx512Vnni.is_available() {
-        eprintln!("SKIPPED: no VNNI here");
-        return;
-    }
     let rng = &mut StdRng::seed_from_u64(12);
     for (rows, cols) in [(1, 5), (16, 32), (33, 100), (70, 736)] {
         let bytes = (0..rows * cols).flat_map(|_| rng.random_range(-0.1f32..0.1).to_le_bytes()).collect();
@@ -60,10 +56,6 @@ fn every_way_with_8_and_10_bits_is_the_definition_to_the_bit() {
 
 #[test]
 fn every_way_with_mxfp4_is_the_definition_to_the_bit() {
-    if !crate::Isa::Avx512Vnni.is_available() {
-        eprintln!("SKIPPED: no VNNI here");
-        return;
-    }
     let rng = &mut StdRng::seed_from_u64(11);
     for (rows, cols) in [(1, 32), (5, 96), (33, 128), (64, 160), (70, 736)] {
         let blocks: Vec<u8> = (0..rows * cols / 2).map(|_| rng.random()).collect();
@@ -82,14 +74,21 @@ fn check(weight: MatrixView<'_>, rng: &mut StdRng) {
             |rng: &mut StdRng| rng.random_range(-2f32..2.0) * 2f32.powi(rng.random_range(-spread..=spread));
         let x: Vec<f32> = (0..num_tokens * cols).map(|_| value(rng)).collect();
         let mut out = vec![f32::NAN; num_tokens * rows];
-        // SAFETY: VNNI is there, and `x` is packed for the weight.
-        unsafe {
-            let x = Int16Rows::pack(weight.format, cols, x.chunks(cols));
-            multiply(weight, 0..rows, &x, &mut out);
+        for isa in [Isa::Avx2, Isa::Avx512Vnni] {
+            if !isa.is_available() {
+                eprintln!("SKIPPED: no {} here", isa.name());
+                continue;
+            }
+            out.fill(f32::NAN);
+            // SAFETY: the instructions are there, and `x` is packed for the weight.
+            unsafe {
+                let x = Int16Rows::pack(isa, weight.format, cols, x.chunks(cols));
+                multiply(weight, 0..rows, &x, &mut out);
+            }
+            check_bits(weight, &x, &out);
         }
-        check_bits(weight, &x, &out);
         if let Format::Int8(view) = weight.format
-            && crate::Isa::Amx.is_available()
+            && Isa::Amx.is_available()
         {
             out.fill(f32::NAN);
             // SAFETY: AMX is there, and `x` is packed for the weight.

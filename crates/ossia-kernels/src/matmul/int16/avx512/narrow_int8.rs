@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::activations::{PackedRow, passes};
-use super::{BLOCK, Int16Rows, LANES, PLANES, add_products};
+use super::super::activations::{PackedRow, passes};
+use super::super::{BLOCK, Int16Rows, LANES, PLANES};
+use super::add_products;
 use crate::weight::Int8View;
 
 /// Dwords of a row's block, two pairs each.
@@ -22,10 +23,10 @@ const TOKENS: usize = 8;
 /// How far ahead of the bytes being multiplied memory is asked for.
 const PREFETCH: usize = 4096;
 
-/// As [`super::multiply`], up to [`TOKENS`] tokens at a time; `rows` start with a panel.
+/// As [`super::super::multiply`], up to [`TOKENS`] tokens at a time; `rows` start with a panel.
 ///
 /// # Safety
-/// As [`super::multiply`].
+/// As [`super::super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn multiply(weight: Int8View, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
     for tokens in passes(x.num_tokens(), TOKENS) {

@@ -1,109 +1,14 @@
-//! [`Vector`] on x86-64: AVX2 with FMA, and AVX-512.
+//! [`Vector`] with AVX-512.
 
 use std::arch::x86_64::*;
 
 use half::bf16;
 
+use super::avx2::Avx2;
 use super::{AttentionShape, CHUNK_LEN, FEW_ROWS, KEY_STEP, KvElement, Portable, TypedPointer, Vector};
 use crate::cpu::transpose_16x16;
 
 mod few_rows;
-
-/// AVX2 and FMA: 8 lanes of __m256.
-#[derive(Clone, Copy)]
-pub(in super::super) struct Avx2(__m256);
-
-impl Vector for Avx2 {
-    const LANES: usize = 8;
-    const MAX_VECTORS: usize = 2;
-
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe { Self(_mm256_set1_ps(x)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe { Self(_mm256_loadu_ps(from)) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe { _mm256_storeu_ps(to, self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe { Self(_mm256_add_ps(self.0, other.0)) }
-    }
-
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe { Self(_mm256_sub_ps(self.0, other.0)) }
-    }
-
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe { Self(_mm256_max_ps(self.0, other.0)) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0)) }
-    }
-
-    #[inline(always)]
-    unsafe fn scale_by_pow2(self, power: Self) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe {
-            let n = _mm256_cvtps_epi32(power.0);
-            let bits = _mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23);
-            Self(_mm256_mul_ps(self.0, _mm256_castsi256_ps(bits)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn first(self) -> f32 {
-        // SAFETY: the trait's condition: the processor has the instruction.
-        unsafe { _mm256_cvtss_f32(self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn largest(self) -> f32 {
-        // SAFETY: the trait's condition: the processor has the instruction.
-        unsafe {
-            let four = _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps(self.0, 1));
-            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn sum_by_halves(self) -> f32 {
-        // SAFETY: the trait's condition: the processor has the instruction.
-        unsafe {
-            let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps(self.0, 1));
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn where_ge(self, left: Self, right: Self, other: Self) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe {
-            let mask = _mm256_cmp_ps(left.0, right.0, _CMP_GE_OQ);
-            Self(_mm256_blendv_ps(other.0, self.0, mask))
-        }
-    }
-}
 
 /// AVX-512F: 16 lanes of __m512.
 #[derive(Clone, Copy)]
@@ -227,7 +132,7 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     unsafe fn values<T: KvElement>(
-        values: impl Iterator<Item = (usize, *const T)>,
+        values: impl Iterator<Item = (usize, *const T)> + Clone,
         probs: &[[f32; CHUNK_LEN]; FEW_ROWS],
         shrink: &[f32; FEW_ROWS],
         sums: *mut f32,

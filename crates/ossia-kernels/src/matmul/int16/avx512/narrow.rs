@@ -3,8 +3,9 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::activations::{PackedRow, passes};
-use super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES, add_products};
+use super::super::activations::{PackedRow, passes};
+use super::super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES};
+use super::add_products;
 
 /// Rows at a time: their block sums, four lanes each, are added up together.
 const ROWS: usize = 4;
@@ -15,10 +16,10 @@ const TOKENS: usize = 5;
 /// Bytes of a block's codes.
 const CODES: usize = BLOCK / 2;
 
-/// As [`super::multiply`], up to [`TOKENS`] tokens at a time.
+/// As [`super::super::multiply`], up to [`TOKENS`] tokens at a time.
 ///
 /// # Safety
-/// As [`super::multiply`].
+/// As [`super::super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn multiply(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
     for tokens in passes(x.num_tokens(), TOKENS) {

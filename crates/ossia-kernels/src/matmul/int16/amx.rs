@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::activations::quantize;
+use super::avx512::quantize;
 use super::{BLOCK, LANES};
 use crate::cpu::amx::{
     TILE_BYTES, TILE_ROW_BYTES, TileConfig, tile_dot_i8, tile_dot_u8, tile_load, tile_store, tile_zero,

@@ -1,0 +1,108 @@
+//! A panel with a tile of tokens, up to six of them and 16 rows at a time: their sums, two registers a token, leave room for
+//! what they are summed from.
+
+use std::arch::x86_64::*;
+
+use super::super::panel::ROWS;
+use super::super::wide::{PARTS, Tile};
+use super::super::{LANES, PAIRS};
+use super::{WIDTH, add_products};
+
+/// Registers of rows.
+const HALVES: usize = LANES / WIDTH;
+/// Most tokens at a time.
+const TOKENS: usize = 6;
+
+/// As [`Unit::merge`](super::super::Unit::merge).
+#[target_feature(enable = "avx2")]
+pub(super) fn merge(parts: &[f32], out: &mut [f32]) {
+    assert!(parts.len() == PARTS * ROWS && out.len() <= ROWS);
+    for (row, out) in out.iter_mut().enumerate() {
+        let part = |part: usize| parts[part * ROWS + row];
+        *out = (part(0) + part(2)) + (part(1) + part(3));
+    }
+}
+
+/// As [`Unit::add_tile`](super::super::Unit::add_tile).
+///
+/// # Safety
+/// AVX2 and FMA; panel and tokens hold the blocks.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn add(tile: &Tile, parts: &mut [f32]) {
+    assert_eq!(parts.len(), tile.num_tokens * PARTS * ROWS);
+    let mut first = 0;
+    for parts in parts.chunks_mut(TOKENS.min(tile.num_tokens.div_ceil(2).max(4)) * PARTS * ROWS) {
+        let count = parts.len() / (PARTS * ROWS);
+        // SAFETY: the caller's promise; the tile has `count` tokens from `first`.
+        unsafe {
+            match count {
+                1 => add_tokens::<1>(tile, first, parts),
+                2 => add_tokens::<2>(tile, first, parts),
+                3 => add_tokens::<3>(tile, first, parts),
+                4 => add_tokens::<4>(tile, first, parts),
+                5 => add_tokens::<5>(tile, first, parts),
+                _ => add_tokens::<TOKENS>(tile, first, parts),
+            }
+        }
+        first += count;
+    }
+}
+
+/// Adds the products of `T` tokens from `first` to their `parts`, `[tokens, 4, 32 rows]`.
+///
+/// # Safety
+/// As [`add`]; the tile has the tokens.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_tokens<const T: usize>(tile: &Tile, first: usize, parts: &mut [f32]) {
+    assert_eq!(parts.len(), T * PARTS * ROWS);
+    let stride = tile.num_tokens;
+    for block in 0..tile.num_blocks {
+        let at = tile.first_block + block;
+        for row in (0..ROWS).step_by(LANES) {
+            // SAFETY: the panel and the tile hold every block; the parts are those of `T` tokens.
+            unsafe {
+                let pairs = tile.pairs.add(at * PAIRS * stride + first);
+                let sums = block_sums::<T>(tile.panel.pairs(block).add(row), pairs, stride);
+                let scales = tile.panel.scales(at).add(row);
+                let half_steps = tile.half_steps.add(at * stride + first);
+                for half in 0..HALVES {
+                    let scales = _mm256_loadu_ps(scales.add(half * WIDTH));
+                    for (t, sums) in sums.iter().enumerate() {
+                        let scale = _mm256_mul_ps(scales, _mm256_set1_ps(*half_steps.add(t)));
+                        let part =
+                            parts.as_mut_ptr().add((t * PARTS + block % PARTS) * ROWS + row + half * WIDTH);
+                        let sum = _mm256_cvtepi32_ps(sums[half]);
+                        _mm256_storeu_ps(part, _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(part)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Exact sums of one block of 16 rows: `weights` `[16 pairs, 32 rows]` with `x` `[16 pairs, stride]`, of which `T` tokens.
+///
+/// # Safety
+/// AVX2; weights and tokens are there.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn block_sums<const T: usize>(
+    weights: *const i32,
+    x: *const i32,
+    stride: usize,
+) -> [[__m256i; HALVES]; T] {
+    let mut sums = [[_mm256_setzero_si256(); HALVES]; T];
+    for pair in 0..PAIRS {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let w = weights.add(pair * ROWS);
+            let w = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(WIDTH).cast())];
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let x = _mm256_set1_epi32(*x.add(pair * stride + t));
+                sums[0] = add_products(sums[0], w[0], x);
+                sums[1] = add_products(sums[1], w[1], x);
+            }
+        }
+    }
+    sums
+}
