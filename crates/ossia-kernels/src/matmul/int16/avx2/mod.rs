@@ -21,7 +21,7 @@ const WIDTH: usize = 8;
 pub(super) struct Avx2;
 
 impl Unit for Avx2 {
-    const FEW_MXFP4: usize = 6;
+    const FEW_MXFP4: usize = 8;
     const FEW_INT8: usize = 6;
 
     unsafe fn quantize(values: &[f32]) -> Quantized {
@@ -92,6 +92,15 @@ fn widen_with(bytes: __m256i, low: &mut __m256i) -> [__m256i; 2] {
     let odd = _mm256_or_si256(odd, _mm256_and_si256(next, ones));
     *low = _mm256_srli_epi16::<2>(next);
     [even, odd]
+}
+
+/// The first four of some e8m0 scales; those that are not there are 1.
+#[inline]
+fn four_scales(scales: &[u8]) -> [u8; 4] {
+    scales
+        .first_chunk()
+        .copied()
+        .unwrap_or_else(|| std::array::from_fn(|idx| *scales.get(idx).unwrap_or(&127)))
 }
 
 /// `2^(e - 127)` of e8m0 numbers in 32-bit lanes; 255 is NaN, 0 the subnormal 2^-127.

@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use super::super::activations::{PackedRow, passes};
 use super::super::{BLOCK, GROUP, Int16Rows, LANES, Mxfp4Rows, PLANES};
-use super::{add_products, decode, exp2_of_e8m0};
+use super::{add_products, decode, exp2_of_e8m0, four_scales};
 
 /// Rows at a time: their block sums, four lanes each, are added up together.
 const ROWS: usize = 4;
 /// How many rows ahead of those being decoded memory is asked for.
 const AHEAD: usize = 4;
 /// Most tokens at a time: four block sums for each, and a row's weights, are what the registers hold.
-const TOKENS: usize = 2;
+const TOKENS: usize = 4;
 /// Bytes of a block's codes.
 const CODES: usize = BLOCK / 2;
 /// Halves of a group, two blocks each: a register of codes.
@@ -32,6 +32,8 @@ pub(super) unsafe fn multiply(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Ro
         unsafe {
             match tokens.len() {
                 1 => product::<1>(weight, rows.clone(), x, tokens.start, out),
+                2 => product::<2>(weight, rows.clone(), x, tokens.start, out),
+                3 => product::<3>(weight, rows.clone(), x, tokens.start, out),
                 _ => product::<TOKENS>(weight, rows.clone(), x, tokens.start, out),
             }
         }
@@ -95,7 +97,7 @@ unsafe fn four_rows<const T: usize>(
             let codes = unsafe { std::slice::from_raw_parts(codes.add(whole * GROUP / 2), rest * CODES) };
             padded[..rest * CODES].copy_from_slice(codes);
         }
-        let scales = scales.map(|scales| tail_scales(&scales[4 * whole..]));
+        let scales = scales.map(|scales| i32::from_le_bytes(four_scales(&scales[4 * whole..])));
         // SAFETY: the padded rows are whole groups.
         unsafe { add_group(whole, padded.each_ref().map(|p| p.as_ptr()), scales, tokens, &mut sums) };
     }
@@ -154,13 +156,6 @@ fn decode_256(codes: __m256i) -> [__m256i; PLANES] {
         _mm256_and_si256(even, upper),
         _mm256_and_si256(odd, upper),
     ]
-}
-
-/// Scales of fewer than four blocks; those that are not there are 1.
-fn tail_scales(scales: &[u8]) -> i32 {
-    let mut bytes = [127; 4];
-    bytes[..scales.len()].copy_from_slice(scales);
-    i32::from_le_bytes(bytes)
 }
 
 /// Adds up the four lanes of each half of four registers: half by half, register by register.

@@ -5,25 +5,16 @@ use std::ops::Range;
 
 use super::super::panel::{BLOCKS, PanelSource, ROWS};
 use super::super::{BLOCK, GROUP, LANES, Mxfp4Rows, PAIRS};
-use super::{Avx2, WIDTH, decode, widen, widen_with};
+use super::{Avx2, WIDTH, decode, exp2_of_e8m0, four_scales, widen, widen_with};
 use crate::cpu::transpose_8x8;
-use crate::mxfp4;
 use crate::weight::Int8View;
 
 impl PanelSource<Avx2> for Mxfp4Rows<'_> {
     const GROUPS: usize = 2;
 
     unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]) {
-        for lane in 0..LANES {
-            // Past the last row the last one is taken again.
-            let row = rows.start + lane.min(rows.len() - 1);
-            let scales = &self.scales[row * self.num_blocks..][..self.num_blocks];
-            let mut to = to[lane..].iter_mut().step_by(ROWS);
-            for (scale, to) in scales.iter().zip(to.by_ref()) {
-                *to = mxfp4::decode_scale(*scale);
-            }
-            to.for_each(|to| *to = 1.0);
-        }
+        // SAFETY: the caller's promise.
+        unsafe { mxfp4_scales(self, rows, to) }
     }
 
     unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]) {
@@ -122,28 +113,28 @@ fn load_halves(dwords: &[u32]) -> [__m256i; 2] {
 /// As [`PanelSource::fill_group`].
 #[target_feature(enable = "avx2")]
 unsafe fn mxfp4_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, to: &mut [f32]) {
-    /// Bytes of a group of a row, and of a register.
+    /// Bytes of a group of a row, and of the two blocks that fill a register.
     const BYTES: usize = GROUP / 2;
     const HALF: usize = BYTES / 2;
     let row_len = weight.num_blocks * BLOCK / 2;
     let first = group * BYTES;
     let len = BYTES.min(row_len - first);
     for half_rows in 0..LANES / WIDTH {
-        let mut codes = [[0u8; BYTES]; WIDTH];
-        for (lane, codes) in codes.iter_mut().enumerate() {
+        let mut padded = [[0u8; BYTES]; WIDTH];
+        let codes: [*const u8; WIDTH] = std::array::from_fn(|lane| {
             // Past the last row the last one is taken again.
             let row = rows.start + (half_rows * WIDTH + lane).min(rows.len() - 1);
-            let from = &weight.blocks[row * row_len + first..][..len];
-            _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().wrapping_add(ROWS * row_len).cast());
-            match <&[u8; BYTES]>::try_from(from) {
-                Ok(whole) => *codes = *whole,
-                Err(_) => codes[..len].copy_from_slice(from),
+            let codes = &weight.blocks[row * row_len + first..][..len];
+            _mm_prefetch::<_MM_HINT_T1>(codes.as_ptr().wrapping_add(ROWS * row_len).cast());
+            if len == BYTES {
+                return codes.as_ptr();
             }
-        }
+            padded[lane][..len].copy_from_slice(codes);
+            padded[lane].as_ptr()
+        });
         for part in 0..BYTES / HALF {
             // SAFETY: a register of codes is there.
-            let lines =
-                codes.each_ref().map(|c| unsafe { _mm256_loadu_si256(c[part * HALF..].as_ptr().cast()) });
+            let lines = codes.map(|codes| unsafe { _mm256_loadu_si256(codes.add(part * HALF).cast()) });
             for (dword, codes) in transpose_8x8(lines).into_iter().enumerate() {
                 let (block, j) = (part * 2 + dword / 4, dword % 4);
                 let [[even_low, even_high], [odd_low, odd_high]] = decode(codes).map(|bytes| widen(bytes));
@@ -154,6 +145,33 @@ unsafe fn mxfp4_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, to: &
                     // SAFETY: a place is a register long.
                     unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), weights) };
                 }
+            }
+        }
+    }
+}
+
+/// The scales of up to 16 rows; those past the end of the rows are 1.
+///
+/// # Safety
+/// As [`PanelSource::fill_scales`].
+#[target_feature(enable = "avx2")]
+unsafe fn mxfp4_scales(weight: Mxfp4Rows, rows: Range<usize>, to: &mut [f32]) {
+    for half_rows in 0..LANES / WIDTH {
+        let scales: [&[u8]; WIDTH] = std::array::from_fn(|lane| {
+            // Past the last row the last one is taken again.
+            let row = rows.start + (half_rows * WIDTH + lane).min(rows.len() - 1);
+            &weight.scales[row * weight.num_blocks..][..weight.num_blocks]
+        });
+        for (group, to) in to.chunks_mut(BLOCKS * ROWS).enumerate() {
+            let four = scales.map(|scales| i32::from_le_bytes(four_scales(&scales[BLOCKS * group..])));
+            // SAFETY: eight dwords fill a register.
+            let mut four = unsafe { _mm256_loadu_si256(four.as_ptr().cast()) };
+            for to in to.chunks_mut(ROWS) {
+                let scales = exp2_of_e8m0(_mm256_and_si256(four, _mm256_set1_epi32(255)));
+                let place = &mut to[half_rows * WIDTH..][..WIDTH];
+                // SAFETY: a place is a register long.
+                unsafe { _mm256_storeu_ps(place.as_mut_ptr(), scales) };
+                four = _mm256_srli_epi32::<8>(four);
             }
         }
     }
