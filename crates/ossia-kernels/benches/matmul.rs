@@ -2,9 +2,10 @@
 //! reach in the same run. Every figure is the best of many repetitions, because a busy neighbour only ever
 //! takes away.
 //!
-//! `cargo bench -p ossia-kernels --bench matmul -- [linear|moe] [f32|bf16] [isa] [threads=N] [rows=N] [cached] [even] [int8]`
+//! `cargo bench -p ossia-kernels --bench matmul -- [linear|moe] [f32|bf16] [isa] [threads=N] [rows=N] [cached] [even] [int8] [unpacked]`
 //!
-//! `even` gives each expert as many tokens as the next; without, chance does. `int8` rounds the dense matrices to 8 bits. `cached` takes small matrices that stay in the second-level cache: the arithmetic alone.
+//! `even` gives each expert as many tokens as the next; without, chance does. `int8` rounds the dense matrices to 8 bits, `unpacked` takes experts
+//! in bf16. `cached` takes small matrices that stay in the second-level cache: the arithmetic alone.
 
 #![allow(clippy::unwrap_used)]
 
@@ -74,6 +75,10 @@ fn is_int8() -> bool {
     std::env::args().any(|a| a == "int8")
 }
 
+fn is_unpacked() -> bool {
+    std::env::args().any(|a| a == "unpacked")
+}
+
 fn is_even() -> bool {
     std::env::args().any(|a| a == "even")
 }
@@ -112,16 +117,20 @@ fn linears(isa: Isa, compute: ComputeType, ceiling: Ceilings) {
 
 fn experts(isa: Isa, compute: ComputeType, ceiling: Ceilings) {
     let (num_experts, hidden, top_k) = if is_cached() { (1, 736, 1) } else { (32, 2880, 4) };
-    let mxfp4 = |rows: usize, seed: u64| {
+    let experts = |rows: usize, seed: u64| {
         let count = num_experts * rows * hidden;
+        if is_unpacked() {
+            let bytes = WeightBytes::owned(random_bf16(count, seed));
+            return ExpertWeights::bf16(bytes, num_experts, rows, hidden).unwrap();
+        }
         let blocks = WeightBytes::owned(random_bytes(count / 2, seed));
         let scales = random_bytes(count / 32, seed + 9).iter().map(|b| 118 + b % 6).collect();
         ExpertWeights::mxfp4(blocks, WeightBytes::owned(scales), num_experts, rows, hidden).unwrap()
     };
     let weights = MoeWeights {
-        gate_up: mxfp4(2 * hidden, 1),
+        gate_up: experts(2 * hidden, 1),
         gate_up_bias: vec![0.1; num_experts * 2 * hidden],
-        down: mxfp4(hidden, 2),
+        down: experts(hidden, 2),
         down_bias: vec![0.1; num_experts * hidden],
         experts_per_token: top_k,
         swiglu_limit: 7.0,
@@ -146,7 +155,8 @@ fn experts(isa: Isa, compute: ComputeType, ceiling: Ceilings) {
         let time = best(|i| {
             black_box(moe.forward(&x, &logits[i % logits.len()].0).unwrap());
         });
-        let bytes = touched * 3 * hidden * hidden / 32 * 17;
+        let weights = touched * 3 * hidden * hidden;
+        let bytes = if is_unpacked() { 2 * weights } else { weights / 32 * 17 };
         report("experts", n, bytes, 2 * 3 * hidden * hidden * n * top_k, time, ceiling);
     }
 }

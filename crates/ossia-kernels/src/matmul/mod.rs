@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | [`portable`] | decoded to f32 | f32 multiply, f32 add | 16 partial sums by `k % 16`, halving tree |
 //! | [`f32_avx2`], [`f32_avx512`] | decoded to f32 in registers | f32 FMA | one partial sum per lane, halving tree |
+//! | [`f32_columns`] | bf16, column by column | f32 FMA | ascending |
 //! | [`int16`] | integers of MXFP4 and of 8 bits | exact sums of 32 products, f32 FMA | four partial sums by block of 32 |
 //! | [`bf16_amx`] | decoded to bf16 tiles | bf16 products, f32 sums | tiles of 32 in ascending order |
 //!
@@ -19,6 +20,7 @@ mod bf16_amx;
 mod f32_avx2;
 #[cfg(target_arch = "x86_64")]
 mod f32_avx512;
+mod f32_columns;
 mod f32_pack;
 #[cfg(target_arch = "x86_64")]
 mod int16;
@@ -63,10 +65,16 @@ impl Matmul {
         const LEAST: usize = 64;
         /// Tasks per thread, so that the last ones end at about the same time.
         const TASKS: usize = 8;
+        // Rows side by side are short runs of memory, each of another page.
+        let columns = matches!(weight.format, Format::Bf16Transposed(_));
         // With tiles each task reads all activations at once, so with many tokens it takes more rows; and so it does of
         // MXFP4, whose rows are read at some distance from each other.
         let spreads = self.uses_tiles(weight.format) && matches!(weight.format, Format::Mxfp4 { .. });
-        let most = if self.isa == Isa::Amx && num_tokens > 128 || spreads { 256 } else { LEAST };
+        let most = match self.uses_tiles(weight.format) {
+            false if columns => 512,
+            _ if self.isa == Isa::Amx && num_tokens > 128 || spreads => 256,
+            _ => LEAST,
+        };
         let fair = num_rows / (TASKS * num_threads());
         if fair < most { (fair / LEAST * LEAST).max(LEAST) } else { most }
     }
@@ -143,6 +151,10 @@ pub(crate) fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &PackedAct
 }
 
 fn multiply_f32(weight: MatrixView<'_>, rows: Range<usize>, x: &F32Rows, isa: Isa, out: &mut [f32]) {
+    if let Format::Bf16Transposed(bytes) = weight.format {
+        // SAFETY: a path is chosen only where its instructions were detected.
+        return unsafe { f32_columns::multiply(bytes, weight.rows, rows, x, isa, out) };
+    }
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a path is chosen only where its instructions were detected; rows are in range.
