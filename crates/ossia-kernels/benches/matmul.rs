@@ -45,6 +45,7 @@ fn main() {
     }
     let isas = [
         ("portable", Isa::Portable),
+        ("neon", Isa::Neon),
         ("avx2", Isa::Avx2),
         ("avx512", Isa::Avx512),
         ("vnni", Isa::Avx512Vnni),

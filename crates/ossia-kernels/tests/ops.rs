@@ -18,7 +18,7 @@ const E2M1: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
 /// All paths of this processor with both precisions; those that it lacks are named.
 fn paths() -> Vec<(Isa, ComputeType)> {
-    let isas = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Amx];
+    let isas = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Amx];
     for isa in isas.iter().filter(|isa| !isa.is_available()) {
         eprintln!("SKIPPED: no {} here", isa.name());
     }
@@ -202,7 +202,7 @@ fn experts_agree_with_f64() {
                     // An activation next to a rounding boundary of bf16 may fall to either side.
                     (Isa::Amx, ComputeType::Bf16) => 3e-3,
                     // Integers keep 15 bits of the largest of each 32 activations.
-                    (Isa::Avx2 | Isa::Avx512Vnni, ComputeType::Bf16) => 2e-4,
+                    (Isa::Neon | Isa::Avx2 | Isa::Avx512Vnni, ComputeType::Bf16) => 2e-4,
                     _ => 1e-5,
                 };
                 let expected: Vec<f64> = tokens.flat_map(|(x, l)| moe.expected(x, l, path)).collect();

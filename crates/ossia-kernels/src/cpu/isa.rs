@@ -9,6 +9,8 @@ use crate::{KernelError, Result};
 pub enum Isa {
     /// Plain Rust, any processor.
     Portable,
+    /// aarch64, whose every processor has it.
+    Neon,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
@@ -28,13 +30,17 @@ impl Isa {
 
     /// Whether this processor can run the set.
     pub fn is_available(self) -> bool {
-        self <= Self::detect()
+        match self {
+            Self::Neon => Self::detect() == Self::Neon,
+            _ => self <= Self::detect(),
+        }
     }
 
     /// Name for logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "NEON",
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
             Self::Avx512Vnni => "AVX-512 VNNI",
@@ -53,7 +59,7 @@ impl Isa {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Isa {
-    Isa::Portable
+    if cfg!(target_arch = "aarch64") { Isa::Neon } else { Isa::Portable }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -22,7 +22,7 @@ mod f32_avx2;
 mod f32_avx512;
 mod f32_columns;
 mod f32_pack;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod int16;
 mod portable;
 
@@ -50,7 +50,7 @@ pub(crate) enum PackedActivations {
     #[cfg(target_arch = "x86_64")]
     Bf16Tiles(bf16_amx::TiledRows),
     /// Block floating point of 16 bits.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     Int16(int16::Int16Rows),
     /// The same for AMX.
     #[cfg(target_arch = "x86_64")]
@@ -96,13 +96,13 @@ impl Matmul {
             });
         }
         #[cfg(target_arch = "x86_64")]
+        if self.uses_integers(weight.format) && self.isa == Isa::Amx && rows.len() > int16::FEWER_THAN_TILES {
+            // SAFETY: AMX, which includes AVX-512 here, was detected.
+            return PackedActivations::Int16Tiles(unsafe { int16::Int16Tiles::pack(weight.cols, rows) });
+        }
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         if self.uses_integers(weight.format) {
-            if self.isa == Isa::Amx && rows.len() > int16::FEWER_THAN_TILES {
-                // SAFETY: AMX, which includes AVX-512 here, was detected.
-                let packed = unsafe { int16::Int16Tiles::pack(weight.cols, rows) };
-                return PackedActivations::Int16Tiles(packed);
-            }
-            // SAFETY: integers are used only where AVX2 at least was detected.
+            // SAFETY: an instruction set is chosen only where it was detected.
             let packed = unsafe { int16::Int16Rows::pack(self.isa, weight.format, weight.cols, rows) };
             return PackedActivations::Int16(packed);
         }
@@ -120,8 +120,8 @@ impl Matmul {
     /// Whether activations become integers of 16 bits.
     fn uses_integers(self, format: Format<'_>) -> bool {
         let faster = match format {
-            Format::Mxfp4 { .. } => matches!(self.isa, Isa::Avx2 | Isa::Avx512Vnni),
-            Format::Int8(_) => self.isa >= Isa::Avx2,
+            Format::Mxfp4 { .. } => matches!(self.isa, Isa::Neon | Isa::Avx2 | Isa::Avx512Vnni),
+            Format::Int8(_) => self.isa != Isa::Portable,
             _ => false,
         };
         faster && self.compute == ComputeType::Bf16
@@ -137,7 +137,7 @@ pub(crate) fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &PackedAct
         #[cfg(target_arch = "x86_64")]
         // SAFETY: tiles are packed only where AMX was detected; rows were checked above.
         PackedActivations::Bf16Tiles(x) => unsafe { bf16_amx::multiply(weight, rows, x, out) },
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         // SAFETY: integers are packed for instructions that were detected; rows were checked above.
         PackedActivations::Int16(x) => unsafe { int16::multiply(weight, rows, x, out) },
         #[cfg(target_arch = "x86_64")]

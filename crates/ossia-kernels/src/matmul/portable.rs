@@ -3,27 +3,17 @@
 use std::ops::Range;
 
 use super::f32_pack::F32Rows;
+use crate::cpu::Scratch;
 use crate::weight::MatrixView;
-
-/// Rows decoded at a time: formats that store columns together are then read in runs.
-const GROUP: usize = 16;
 
 /// As [`super::multiply`]: each weight row is decoded once, then summed with each token.
 pub(super) fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &F32Rows, out: &mut [f32]) {
     let width = rows.len();
-    let mut decoded = vec![0f32; GROUP * weight.cols];
-    for start in (0..width).step_by(GROUP) {
-        let count = GROUP.min(width - start);
-        for col in 0..weight.cols {
-            for r in 0..count {
-                decoded[r * weight.cols + col] = weight.get(rows.start + start + r, col);
-            }
-        }
-        for r in 0..count {
-            let row = &decoded[r * weight.cols..(r + 1) * weight.cols];
-            for t in 0..x.num_tokens() {
-                out[t * width + start + r] = dot(row, x.row(t));
-            }
+    let mut decoded = Scratch::new(weight.cols);
+    for (r, row) in rows.enumerate() {
+        weight.copy_row(row, &mut decoded);
+        for t in 0..x.num_tokens() {
+            out[t * width + r] = dot(&decoded, x.row(t));
         }
     }
 }

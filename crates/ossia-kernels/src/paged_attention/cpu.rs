@@ -8,7 +8,9 @@ use half::bf16;
 use super::amx;
 use super::sums::{Sums, padded};
 use super::tile::{self, TileInput};
-use super::vector::{self, Portable};
+#[cfg(target_arch = "x86_64")]
+use super::vector;
+use super::vector::Portable;
 use super::vector_rows::VectorRows;
 use super::{AttentionShape, PagedAttention, SPAN_LEN};
 use crate::cpu::{SharedSlice, for_each_task, num_threads};
@@ -26,6 +28,7 @@ pub(super) trait KvElement: Copy + Sync + Sized {
     /// Exact widening.
     fn to_f32(self) -> f32;
     /// The pointer as what it is.
+    #[cfg(target_arch = "x86_64")]
     fn typed(from: *const Self) -> TypedPointer;
     /// The path with products of tiles, where there is one.
     fn tile_path(_: AttentionShape) -> Option<(&'static str, Path<Self>)> {
@@ -34,6 +37,7 @@ pub(super) trait KvElement: Copy + Sync + Sized {
 }
 
 /// A pointer to elements of a cache.
+#[cfg(target_arch = "x86_64")]
 pub(super) enum TypedPointer {
     F32(*const f32),
     Bf16(*const bf16),
@@ -45,6 +49,7 @@ impl KvElement for f32 {
         self
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn typed(from: *const Self) -> TypedPointer {
         TypedPointer::F32(from)
@@ -57,6 +62,7 @@ impl KvElement for bf16 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn typed(from: *const Self) -> TypedPointer {
         TypedPointer::Bf16(from)

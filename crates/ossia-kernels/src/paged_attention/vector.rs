@@ -4,7 +4,9 @@
 //! multiply-add (AVX2, AVX-512, NEON) give the same bits as each other.
 
 use super::chunk::KEY_STEP;
-use super::cpu::{KvElement, TypedPointer};
+use super::cpu::KvElement;
+#[cfg(target_arch = "x86_64")]
+use super::cpu::TypedPointer;
 use super::{AttentionShape, CHUNK_LEN};
 
 #[cfg(target_arch = "x86_64")]
@@ -204,6 +206,7 @@ impl Vector for Portable {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "x86_64")]
     use half::bf16;
 
     use super::*;

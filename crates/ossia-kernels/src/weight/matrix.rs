@@ -1,7 +1,6 @@
 //! A dense matrix in checkpoint layout, or rounded to 8 or 10 bits.
 
 use candle_core::DType;
-use half::bf16;
 
 use super::int8::{Int8, Width};
 use super::{Format, MatrixView, WeightBytes, check_len};
@@ -80,17 +79,7 @@ impl Matrix {
 
     /// Row `row` as f32 into `out` of [`Self::cols`] elements. Both indices are the caller's to keep in range.
     pub fn copy_row_f32(&self, row: usize, out: &mut [f32]) {
-        match self.view().format {
-            Format::Bf16(bytes) => {
-                let row = &bytes.as_chunks().0[row * self.cols..][..self.cols];
-                out.iter_mut().zip(row).for_each(|(out, w)| *out = bf16::from_le_bytes(*w).to_f32());
-            }
-            Format::F32(bytes) => {
-                let row = &bytes.as_chunks().0[row * self.cols..][..self.cols];
-                out.iter_mut().zip(row).for_each(|(out, w)| *out = f32::from_le_bytes(*w));
-            }
-            _ => out.iter_mut().enumerate().for_each(|(col, out)| *out = self.view().get(row, col)),
-        }
+        self.view().copy_row(row, out);
     }
 
     /// The elements and their type, row-major and little-endian; `None` if they were rounded to 8 bits.

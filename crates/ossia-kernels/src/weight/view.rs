@@ -29,6 +29,34 @@ pub(crate) enum Format<'a> {
 }
 
 impl MatrixView<'_> {
+    /// Row `row` as f32 into `out`, exactly. Rows that do not lie in one piece are slow.
+    pub(crate) fn copy_row(&self, row: usize, out: &mut [f32]) {
+        let out = &mut out[..self.cols];
+        match self.format {
+            Format::Bf16(bytes) => {
+                let row = &bytes.as_chunks().0[row * self.cols..][..self.cols];
+                out.iter_mut().zip(row).for_each(|(out, w)| *out = bf16::from_le_bytes(*w).to_f32());
+            }
+            Format::F32(bytes) => {
+                let row = &bytes.as_chunks().0[row * self.cols..][..self.cols];
+                out.iter_mut().zip(row).for_each(|(out, w)| *out = f32::from_le_bytes(*w));
+            }
+            Format::Mxfp4 { blocks, scales } => {
+                let num_blocks = self.cols / mxfp4::BLOCK_LEN;
+                let scales = &scales[row * num_blocks..][..num_blocks];
+                let blocks = blocks[row * self.cols / 2..].chunks_exact(mxfp4::BLOCK_LEN / 2);
+                for ((out, codes), scale) in out.chunks_exact_mut(mxfp4::BLOCK_LEN).zip(blocks).zip(scales) {
+                    let values: [f32; 16] = std::array::from_fn(|code| mxfp4::decode(code as u8, *scale));
+                    for (out, code) in out.chunks_exact_mut(2).zip(codes) {
+                        out[0] = values[usize::from(code & 15)];
+                        out[1] = values[usize::from(code >> 4)];
+                    }
+                }
+            }
+            _ => out.iter_mut().enumerate().for_each(|(col, out)| *out = self.get(row, col)),
+        }
+    }
+
     /// One weight, exactly. Slow; the definition that the fast paths are held against.
     pub(crate) fn get(&self, row: usize, col: usize) -> f32 {
         match self.format {

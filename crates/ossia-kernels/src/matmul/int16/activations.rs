@@ -2,7 +2,11 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, GROUP, LANES, PAIRS, PLANES, TILE, Unit, avx2, avx512};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+use super::{BLOCK, GROUP, LANES, PAIRS, PLANES, TILE, Unit};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use crate::Isa;
 use crate::cpu::Scratch;
 use crate::weight::Format;
@@ -19,7 +23,7 @@ pub(super) const FRACTION_BITS: i32 = 14;
 /// are kept halved, which makes up for MXFP4's weights being counted in halves. Rows are padded with zeros to
 /// whole groups.
 pub(crate) struct Int16Rows {
-    /// AVX2, or AVX-512 VNNI: which instructions multiply them.
+    /// The instruction set that multiplies them.
     isa: Isa,
     num_tokens: usize,
     num_groups: usize,
@@ -53,7 +57,7 @@ impl Int16Rows {
     /// Packs rows of `cols` values each for weights in `format`. A block with a NaN or an infinity becomes NaN.
     ///
     /// # Safety
-    /// `isa` is available, and AVX2 at least.
+    /// `isa` is available, and one that has a [`Unit`].
     pub(in super::super) unsafe fn pack<'a>(
         isa: Isa,
         format: Format<'_>,
@@ -62,9 +66,16 @@ impl Int16Rows {
     ) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            match isa >= Isa::Avx512Vnni {
-                true => Self::pack_with::<avx512::Avx512>(Isa::Avx512Vnni, format, cols, rows),
-                false => Self::pack_with::<avx2::Avx2>(Isa::Avx2, format, cols, rows),
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Amx | Isa::Avx512Vnni => {
+                    Self::pack_with::<avx512::Avx512>(Isa::Avx512Vnni, format, cols, rows)
+                }
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Avx2 => Self::pack_with::<avx2::Avx2>(Isa::Avx2, format, cols, rows),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => Self::pack_with::<neon::Neon>(isa, format, cols, rows),
+                _ => unreachable!("no integer products with {}", isa.name()),
             }
         }
     }

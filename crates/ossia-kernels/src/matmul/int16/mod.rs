@@ -9,14 +9,19 @@
 //!
 //! each step one fused multiply-add. Weights of 8 or 10 bits go the same way, their scale one f16 per block; sums past
 //! 2^24 are rounded to f32 once. Every way through this folder follows that to the bit, on every processor. With few
-//! tokens ([`avx2`] and [`avx512`], `narrow` and `narrow_int8`) each weight is read once and decoded in registers; with
+//! tokens (`narrow` and `narrow_int8` of [`avx2`], [`avx512`] and [`neon`]) each weight is read once and decoded in registers; with
 //! many ([`wide`]) 32 rows are unpacked into the first-level cache, some columns at a time; [`amx`] has tiles multiply
 //! weights of 8 and 10 bits with many.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panel;
 #[cfg(test)]
 mod tests;
@@ -32,7 +37,9 @@ use panel::PanelSource;
 use wide::Tile;
 
 pub(crate) use activations::Int16Rows;
+#[cfg(target_arch = "x86_64")]
 pub(crate) use amx::Int16Tiles;
+#[cfg(target_arch = "x86_64")]
 pub(super) use amx::multiply as multiply_tiles;
 
 /// Values that share a scale.
@@ -49,6 +56,7 @@ const LANES: usize = 16;
 const TILE: usize = 12;
 
 /// Most tokens that weights of 8 and 10 bits meet without AMX where it is there.
+#[cfg(target_arch = "x86_64")]
 pub(super) const FEWER_THAN_TILES: usize = 8;
 
 /// MXFP4 rows of one matrix.
@@ -94,8 +102,13 @@ pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &In
     // SAFETY: the caller's promise.
     unsafe {
         match x.isa() {
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => multiply_with::<avx2::Avx2>(weight, rows, x, out),
-            _ => multiply_with::<avx512::Avx512>(weight, rows, x, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => multiply_with::<avx512::Avx512>(weight, rows, x, out),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => multiply_with::<neon::Neon>(weight, rows, x, out),
+            isa => unreachable!("never packed for {}", isa.name()),
         }
     }
 }

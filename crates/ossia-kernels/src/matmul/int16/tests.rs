@@ -74,7 +74,7 @@ fn check(weight: MatrixView<'_>, rng: &mut StdRng) {
             |rng: &mut StdRng| rng.random_range(-2f32..2.0) * 2f32.powi(rng.random_range(-spread..=spread));
         let x: Vec<f32> = (0..num_tokens * cols).map(|_| value(rng)).collect();
         let mut out = vec![f32::NAN; num_tokens * rows];
-        for isa in [Isa::Avx2, Isa::Avx512Vnni] {
+        for isa in [Isa::Neon, Isa::Avx2, Isa::Avx512Vnni] {
             if !isa.is_available() {
                 eprintln!("SKIPPED: no {} here", isa.name());
                 continue;
@@ -87,6 +87,7 @@ fn check(weight: MatrixView<'_>, rng: &mut StdRng) {
             }
             check_bits(weight, &x, &out);
         }
+        #[cfg(target_arch = "x86_64")]
         if let Format::Int8(view) = weight.format
             && Isa::Amx.is_available()
         {

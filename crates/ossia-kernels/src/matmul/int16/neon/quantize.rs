@@ -1,0 +1,34 @@
+//! Activations to block floating point, in plain Rust: a small part of any product.
+
+use super::super::activations::{FRACTION_BITS, Quantized, exponent, pow2};
+use super::super::{BLOCK, PAIRS};
+
+/// As [`Unit::quantize_tile`](super::super::Unit::quantize_tile).
+pub(super) fn quantize_tile(tokens: &[&[f32]], pairs: &mut [f32], half_steps: &mut [f32]) {
+    let count = tokens.len();
+    for (token, values) in tokens.iter().enumerate() {
+        let (quantized, half_step) = quantize(values);
+        half_steps[token] = half_step;
+        for (to, pair) in pairs[token..].iter_mut().step_by(count).zip(quantized) {
+            *to = f32::from_bits(pair as u32);
+        }
+    }
+}
+
+/// As [`Unit::quantize`](super::super::Unit::quantize).
+pub(super) fn quantize(values: &[f32]) -> Quantized {
+    let mut x = [0f32; BLOCK];
+    x[..values.len()].copy_from_slice(values);
+    if !x.iter().all(|x| x.is_finite()) {
+        return ([0; PAIRS], f32::NAN);
+    }
+    let exponent = exponent(x.iter().fold(0f32, |max, x| max.max(x.abs())));
+    let factor = pow2(FRACTION_BITS - exponent);
+    // Saturates the values that round up to 2^15.
+    let q = x.map(|x| (x * factor).round_ties_even() as i16);
+    let pair = |at: usize| {
+        let (s, j) = (at / 4, at % 4);
+        i32::from(q[8 * j + s] as u16) | i32::from(q[8 * j + s + 4]) << 16
+    };
+    (std::array::from_fn(pair), pow2(exponent - FRACTION_BITS - 1))
+}
