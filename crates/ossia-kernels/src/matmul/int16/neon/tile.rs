@@ -3,6 +3,7 @@
 
 use std::arch::aarch64::*;
 
+use super::super::activations::passes;
 use super::super::panel::ROWS;
 use super::super::wide::{PARTS, Tile};
 use super::super::{LANES, PAIRS};
@@ -29,19 +30,17 @@ pub(super) fn merge(parts: &[f32], out: &mut [f32]) {
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn add(tile: &Tile, parts: &mut [f32]) {
     assert_eq!(parts.len(), tile.num_tokens * PARTS * ROWS);
-    let mut first = 0;
-    for parts in parts.chunks_mut(TOKENS * PARTS * ROWS) {
-        let count = parts.len() / (PARTS * ROWS);
-        // SAFETY: the caller's promise; the tile has `count` tokens from `first`.
+    for tokens in passes(tile.num_tokens, TOKENS) {
+        let parts = &mut parts[tokens.start * PARTS * ROWS..tokens.end * PARTS * ROWS];
+        // SAFETY: the caller's promise; the tile has the tokens.
         unsafe {
-            match count {
-                1 => add_tokens::<1>(tile, first, parts),
-                2 => add_tokens::<2>(tile, first, parts),
-                3 => add_tokens::<3>(tile, first, parts),
-                _ => add_tokens::<TOKENS>(tile, first, parts),
+            match tokens.len() {
+                1 => add_tokens::<1>(tile, tokens.start, parts),
+                2 => add_tokens::<2>(tile, tokens.start, parts),
+                3 => add_tokens::<3>(tile, tokens.start, parts),
+                _ => add_tokens::<TOKENS>(tile, tokens.start, parts),
             }
         }
-        first += count;
     }
 }
 
