@@ -225,7 +225,7 @@ unsafe fn add_all<S: Source, const R: usize, const T: usize>(
 ) {
     let tokens: [*const f32; T] = std::array::from_fn(|t| x.row(tokens.start + t).as_ptr());
     let num_blocks = source.cols().div_ceil(BLOCK);
-    // With fewer tokens, which are all there are, rows are read once, from end to end.
+    // Fewer tokens read rows from end to end, as they lie: for decoding these are all there are.
     let step = if T == TOKENS { BLOCKS_IN_CACHE } else { num_blocks.max(1) };
     sums.fill(0.0);
     for first in (0..num_blocks).step_by(step) {

@@ -20,6 +20,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod int8_panel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod panel;
@@ -79,7 +81,16 @@ trait Unit: Sized {
     unsafe fn quantize(values: &[f32]) -> Quantized;
 
     /// Quantises up to 32 values of each of up to [`TILE`] tokens: `[16 pairs, tokens]`, as bits, and half steps.
-    unsafe fn quantize_tile(tokens: &[&[f32]], pairs: &mut [f32], half_steps: &mut [f32]);
+    unsafe fn quantize_tile(tokens: &[&[f32]], pairs: &mut [f32], half_steps: &mut [f32]) {
+        for (token, values) in tokens.iter().enumerate() {
+            // SAFETY: the trait's condition.
+            let (quantized, half_step) = unsafe { Self::quantize(values) };
+            half_steps[token] = half_step;
+            for (to, pair) in pairs[token..].iter_mut().step_by(tokens.len()).zip(quantized) {
+                *to = f32::from_bits(pair as u32);
+            }
+        }
+    }
 
     /// [`multiply`] with few tokens.
     unsafe fn multiply_mxfp4(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]);
@@ -91,7 +102,12 @@ trait Unit: Sized {
     unsafe fn add_tile(tile: &Tile, parts: &mut [f32]);
 
     /// `(p[0] + p[2]) + (p[1] + p[3])` of a token's `parts`, for the first rows of a panel.
-    unsafe fn merge(parts: &[f32], out: &mut [f32]);
+    unsafe fn merge(parts: &[f32], out: &mut [f32]) {
+        for (row, out) in out.iter_mut().enumerate() {
+            let part = |part: usize| parts[part * panel::ROWS + row];
+            *out = (part(0) + part(2)) + (part(1) + part(3));
+        }
+    }
 }
 
 /// As [`super::multiply`].

@@ -29,11 +29,6 @@ impl Unit for Avx2 {
         unsafe { quantize::quantize(values) }
     }
 
-    unsafe fn quantize_tile(tokens: &[&[f32]], pairs: &mut [f32], half_steps: &mut [f32]) {
-        // SAFETY: the trait's condition.
-        unsafe { quantize::quantize_tile(tokens, pairs, half_steps) }
-    }
-
     unsafe fn multiply_mxfp4(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
         unsafe { narrow::multiply(weight, rows, x, out) }
@@ -47,11 +42,6 @@ impl Unit for Avx2 {
     unsafe fn add_tile(tile: &Tile, parts: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
         unsafe { tile::add(tile, parts) }
-    }
-
-    unsafe fn merge(parts: &[f32], out: &mut [f32]) {
-        // SAFETY: the trait's condition.
-        unsafe { tile::merge(parts, out) }
     }
 }
 

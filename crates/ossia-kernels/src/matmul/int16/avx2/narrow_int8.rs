@@ -4,9 +4,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use half::f16;
-
 use super::super::activations::{PackedRow, passes};
+use super::super::int8_panel::{BYTES, LOW_DWORDS, Source};
 use super::super::{BLOCK, Int16Rows, LANES, PLANES};
 use super::{WIDTH, add_products, widen, widen_with};
 use crate::weight::Int8View;
@@ -15,10 +14,6 @@ use crate::weight::Int8View;
 const HALVES: usize = LANES / WIDTH;
 /// Dwords of a row's block, two pairs each.
 const DWORDS: usize = BLOCK / 4;
-/// Dwords of a row's low bits in a block.
-const LOW_DWORDS: usize = 2;
-/// Bytes of 16 rows of a block.
-const BYTES: usize = LANES * BLOCK;
 /// Partial sums of a row, by block.
 const PARTS: usize = 4;
 /// Most tokens at a time: as many sums as leave registers for what they are summed from.
@@ -102,25 +97,6 @@ unsafe fn product_of_panel<const T: usize, const LOW: bool>(
         }
     }
     parts.map(|[p0, p1, p2, p3]| std::array::from_fn(|lane| (p0[lane] + p2[lane]) + (p1[lane] + p3[lane])))
-}
-
-/// Where a panel lies.
-struct Source {
-    values: *const i8,
-    low_bits: *const u32,
-    scales: *const f16,
-}
-
-impl Source {
-    fn new(weight: Int8View, panel: usize) -> Self {
-        let first_block = panel * weight.num_blocks;
-        let low_len = if weight.low_bits.is_empty() { 0 } else { LOW_DWORDS * LANES };
-        Self {
-            values: weight.values[first_block * BYTES..][..weight.num_blocks * BYTES].as_ptr(),
-            low_bits: weight.low_bits[first_block * low_len..][..weight.num_blocks * low_len].as_ptr(),
-            scales: weight.double_scales[first_block * LANES..][..weight.num_blocks * LANES].as_ptr(),
-        }
-    }
 }
 
 /// Exact sums of one block of the panel's rows with each token.

@@ -6,24 +6,6 @@ use super::super::activations::{FRACTION_BITS, Quantized, exponent, pow2};
 use super::super::{BLOCK, PAIRS};
 use super::WIDTH;
 
-/// As [`Unit::quantize_tile`](super::super::Unit::quantize_tile).
-///
-/// # Safety
-/// AVX2.
-#[target_feature(enable = "avx2")]
-pub(super) unsafe fn quantize_tile(tokens: &[&[f32]], pairs: &mut [f32], half_steps: &mut [f32]) {
-    let count = tokens.len();
-    assert!(pairs.len() == PAIRS * count && half_steps.len() == count);
-    for (token, values) in tokens.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        let (quantized, half_step) = unsafe { quantize(values) };
-        half_steps[token] = half_step;
-        for (to, pair) in pairs[token..].iter_mut().step_by(count).zip(quantized) {
-            *to = f32::from_bits(pair as u32);
-        }
-    }
-}
-
 /// As [`Unit::quantize`](super::super::Unit::quantize).
 ///
 /// # Safety

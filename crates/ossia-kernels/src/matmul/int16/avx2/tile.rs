@@ -14,16 +14,6 @@ const HALVES: usize = LANES / WIDTH;
 /// Most tokens at a time.
 const TOKENS: usize = 6;
 
-/// As [`Unit::merge`](super::super::Unit::merge).
-#[target_feature(enable = "avx2")]
-pub(super) fn merge(parts: &[f32], out: &mut [f32]) {
-    assert!(parts.len() == PARTS * ROWS && out.len() <= ROWS);
-    for (row, out) in out.iter_mut().enumerate() {
-        let part = |part: usize| parts[part * ROWS + row];
-        *out = (part(0) + part(2)) + (part(1) + part(3));
-    }
-}
-
 /// As [`Unit::add_tile`](super::super::Unit::add_tile).
 ///
 /// # Safety

@@ -28,10 +28,6 @@ impl Unit for Neon {
         quantize::quantize(values)
     }
 
-    unsafe fn quantize_tile(tokens: &[&[f32]], pairs: &mut [f32], half_steps: &mut [f32]) {
-        quantize::quantize_tile(tokens, pairs, half_steps);
-    }
-
     unsafe fn multiply_mxfp4(weight: Mxfp4Rows, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
         unsafe { narrow::multiply(weight, rows, x, out) }
@@ -45,10 +41,6 @@ impl Unit for Neon {
     unsafe fn add_tile(tile: &Tile, parts: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
         unsafe { tile::add(tile, parts) }
-    }
-
-    unsafe fn merge(parts: &[f32], out: &mut [f32]) {
-        tile::merge(parts, out);
     }
 }
 

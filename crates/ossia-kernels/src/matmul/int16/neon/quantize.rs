@@ -3,18 +3,6 @@
 use super::super::activations::{FRACTION_BITS, Quantized, exponent, pow2};
 use super::super::{BLOCK, PAIRS};
 
-/// As [`Unit::quantize_tile`](super::super::Unit::quantize_tile).
-pub(super) fn quantize_tile(tokens: &[&[f32]], pairs: &mut [f32], half_steps: &mut [f32]) {
-    let count = tokens.len();
-    for (token, values) in tokens.iter().enumerate() {
-        let (quantized, half_step) = quantize(values);
-        half_steps[token] = half_step;
-        for (to, pair) in pairs[token..].iter_mut().step_by(count).zip(quantized) {
-            *to = f32::from_bits(pair as u32);
-        }
-    }
-}
-
 /// As [`Unit::quantize`](super::super::Unit::quantize).
 pub(super) fn quantize(values: &[f32]) -> Quantized {
     let mut x = [0f32; BLOCK];
