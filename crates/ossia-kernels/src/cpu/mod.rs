@@ -13,6 +13,8 @@ mod shared;
 mod transpose;
 
 pub use isa::Isa;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use isa::{Bf16Pairs, bf16_pairs};
 pub use memory::{ask_for_huge_pages, keep_freed_memory};
 pub(crate) use pool::{for_each_task, threads_for};
 pub use pool::{num_threads, set_num_threads};

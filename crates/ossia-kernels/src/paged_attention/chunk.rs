@@ -1,12 +1,12 @@
-//! Some positions of the cache as a tile takes them: found through the block table, and, for vectors of f32, widened
-//! with keys transposed.
+//! Some positions of the cache as a tile takes them: found through the block table, and, for vectors, fetched with keys
+//! transposed.
 
 use std::ops::Range;
 
 use super::CHUNK_LEN;
 use super::cpu::KvElement;
+use super::operands::{CachedValues, Operands};
 use super::tile::TileInput;
-use super::vector::Vector;
 
 /// Keys are taken in steps of this many, and summed in as many parts; divides [`CHUNK_LEN`].
 pub(super) const KEY_STEP: usize = 16;
@@ -74,6 +74,20 @@ impl Chunk {
         }
     }
 
+    /// The values of a head where they lie.
+    #[inline(always)]
+    pub(super) fn values<'a, T>(&'a self, input: &TileInput<'a, T>, kv_head: usize) -> CachedValues<'a, T> {
+        let shape = input.op.shape;
+        CachedValues {
+            cache: input.v,
+            slots: &self.slots,
+            stride: shape.num_kv_heads * shape.head_dim,
+            offset: kv_head * shape.head_dim,
+            head_dim: shape.head_dim,
+            visible: self.visible_keys(),
+        }
+    }
+
     /// The keys that some row sees, relative to the chunk.
     #[inline(always)]
     pub(super) fn visible_keys(&self) -> Range<usize> {
@@ -94,16 +108,16 @@ fn put_slots<T>(input: &TileInput<T>, start: usize, keys: Range<usize>, slots: &
     }
 }
 
-/// Keys and values of a chunk and one key-value head, widened.
-pub(super) struct FetchedF32 {
+/// Keys and values of a chunk and one key-value head, as the [`Operands`] that they were fetched for.
+pub(super) struct Fetched {
     dims: usize,
-    /// `[head_dim, CHUNK_LEN]`.
+    /// `[head_dim / DEPTH, CHUNK_LEN]`.
     pub(super) k: Vec<f32>,
-    /// `[CHUNK_LEN, dims]`.
+    /// `[CHUNK_LEN / DEPTH, dims]`.
     pub(super) v: Vec<f32>,
 }
 
-impl FetchedF32 {
+impl Fetched {
     /// Room for `dims` dimensions, whole vectors of them.
     pub(super) fn new(dims: usize) -> Self {
         Self { dims, k: vec![0.0; dims * CHUNK_LEN], v: vec![0.0; CHUNK_LEN * dims] }
@@ -112,9 +126,9 @@ impl FetchedF32 {
     /// Copies the visible positions of a key-value head to their places, keys perhaps with others beside them.
     ///
     /// # Safety
-    /// The processor has the instructions of `V`.
+    /// The processor has the instructions of `P`.
     #[inline(always)]
-    pub(super) unsafe fn fetch<V: Vector, T: KvElement>(
+    pub(super) unsafe fn fetch<P: Operands, T: KvElement>(
         &mut self,
         input: &TileInput<T>,
         chunk: &Chunk,
@@ -122,33 +136,30 @@ impl FetchedF32 {
     ) {
         let shape = input.op.shape;
         let (head_dim, stride) = (shape.head_dim, shape.num_kv_heads * shape.head_dim);
-        // A step of keys then lies in one block.
-        let whole_steps = shape.block_size.is_multiple_of(KEY_STEP);
-        let visible = chunk.visible_keys();
-        for step in chunk.keys.clone().step_by(KEY_STEP) {
-            if whole_steps {
+        if shape.block_size.is_multiple_of(KEY_STEP) {
+            // A step of keys then lies in one block.
+            for step in chunk.keys.clone().step_by(KEY_STEP) {
                 let at = chunk.slots[step] * stride + kv_head * head_dim;
                 let keys = &input.k[at..][..(KEY_STEP - 1) * stride + head_dim];
                 // SAFETY: `keys` are there, and a step's places in `k`.
-                unsafe { V::transpose_keys(keys.as_ptr(), stride, head_dim, self.k[step..].as_mut_ptr()) };
+                unsafe { P::transpose_keys(keys.as_ptr(), stride, head_dim, self.k[step..].as_mut_ptr()) };
             }
-            for key in visible.start.max(step)..visible.end.min(step + KEY_STEP) {
+        } else {
+            for key in chunk.visible_keys() {
                 let at = chunk.slots[key] * stride + kv_head * head_dim;
-                if !whole_steps {
-                    let to = self.k[key..].iter_mut().step_by(CHUNK_LEN);
-                    to.zip(&input.k[at..][..head_dim]).for_each(|(to, from)| *to = from.to_f32());
-                }
-                widen(&input.v[at..][..head_dim], &mut self.v[key * self.dims..]);
+                P::put_key(&input.k[at..][..head_dim], &mut self.k[key..]);
             }
         }
+        // SAFETY: the condition is the caller's.
+        unsafe { P::put_values(&chunk.values(input, kv_head), self.dims, &mut self.v) };
     }
 }
 
-/// Asks memory for a head's keys and values of the chunk after this one.
+/// Asks memory for a head's keys and values of the chunk after this one: those of `keys`, relative to it.
 #[inline(always)]
-pub(super) fn prefetch_next<T>(input: &TileInput<T>, chunk: &Chunk, kv_head: usize) {
+pub(super) fn prefetch_next<T>(input: &TileInput<T>, chunk: &Chunk, kv_head: usize, keys: Range<usize>) {
     let shape = input.op.shape;
-    for slot in &chunk.next_slots[..chunk.next_keys] {
+    for slot in &chunk.next_slots[keys.start.min(chunk.next_keys)..keys.end.min(chunk.next_keys)] {
         let at = (slot * shape.num_kv_heads + kv_head) * shape.head_dim;
         prefetch(&input.k[at..at + shape.head_dim]);
         prefetch(&input.v[at..at + shape.head_dim]);
@@ -169,10 +180,4 @@ fn prefetch<T>(values: &[T]) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = values;
-}
-
-/// Exact widening of one value.
-#[inline(always)]
-fn widen<T: KvElement>(from: &[T], to: &mut [f32]) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
 }

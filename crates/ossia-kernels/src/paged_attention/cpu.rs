@@ -13,6 +13,8 @@ use super::vector;
 use super::vector::Portable;
 use super::vector_rows::VectorRows;
 use super::{AttentionShape, PagedAttention, SPAN_LEN};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::{Bf16Pairs, bf16_pairs};
 use crate::cpu::{SharedSlice, for_each_task, num_threads};
 
 /// Rows (query, head of the group) of a tile: enough to pay for fetching its keys, few enough for L2.
@@ -30,9 +32,9 @@ pub(super) trait KvElement: Copy + Sync + Sized {
     /// The pointer as what it is.
     #[cfg(target_arch = "x86_64")]
     fn typed(from: *const Self) -> TypedPointer;
-    /// The path with products of tiles, where there is one.
-    fn tile_path(_: AttentionShape) -> Option<(&'static str, Path<Self>)> {
-        None
+    /// The paths that multiply bf16 as it is, in pairs and in tiles, where they are.
+    fn bf16_paths(_: AttentionShape) -> [Option<(&'static str, Path<Self>)>; 2] {
+        [None, None]
     }
 }
 
@@ -69,8 +71,11 @@ impl KvElement for bf16 {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn tile_path(shape: AttentionShape) -> Option<(&'static str, Path<Self>)> {
-        amx::fits(shape).then_some(("amx", Path { run_tile: amx_tile, merge: avx512_merge }))
+    fn bf16_paths(shape: AttentionShape) -> [Option<(&'static str, Path<Self>)>; 2] {
+        let pairs = Path { run_tile: pairs_tile, merge: avx512_merge };
+        let tiles = Path { run_tile: amx_tile, merge: avx512_merge };
+        let has_pairs = bf16_pairs() != Bf16Pairs::None && vector::Bf16Pairs::fits(shape);
+        [has_pairs.then_some(("avx512_bf16", pairs)), amx::fits(shape).then_some(("amx", tiles))]
     }
 }
 
@@ -239,14 +244,18 @@ pub(super) fn available_paths<T: KvElement>(shape: AttentionShape) -> Vec<(&'sta
     let mut paths = vec![("portable", portable::<T>())];
     #[cfg(target_arch = "x86_64")]
     {
+        let [mut pairs, tiles] = T::bf16_paths(shape);
+        if bf16_pairs() == Bf16Pairs::Slow {
+            paths.extend(pairs.take());
+        }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             paths.push(("avx2", Path { run_tile: avx2_tile::<T>, merge: avx2_merge }));
         }
         if is_x86_feature_detected!("avx512f") {
             paths.push(("avx512", Path { run_tile: avx512_tile::<T>, merge: avx512_merge }));
         }
+        paths.extend([pairs, tiles].into_iter().flatten());
     }
-    paths.extend(T::tile_path(shape));
     paths
 }
 
@@ -284,6 +293,17 @@ macro_rules! compiled_for {
             unsafe { run(total, later) }
         }
     };
+}
+
+#[cfg(target_arch = "x86_64")]
+fn pairs_tile(input: &TileInput<bf16>, out: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn run(input: &TileInput<bf16>, out: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { tile::run::<bf16, VectorRows<vector::Bf16Pairs>>(input, out) }
+    }
+    // SAFETY: as above.
+    unsafe { run(input, out) }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -10,6 +10,7 @@
 mod amx;
 mod chunk;
 mod cpu;
+mod operands;
 #[cfg(test)]
 mod reference;
 mod softmax;

@@ -3,21 +3,15 @@
 //! Every operation works lane by lane, so a lane's bits never depend on its neighbours. The sets with fused
 //! multiply-add (AVX2, AVX-512, NEON) give the same bits as each other.
 
-use super::chunk::KEY_STEP;
-use super::cpu::KvElement;
-#[cfg(target_arch = "x86_64")]
-use super::cpu::TypedPointer;
-use super::{AttentionShape, CHUNK_LEN};
-
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
-pub(super) use {avx2::Avx2, avx512::Avx512};
-
-/// Rows that share keys and values read from the cache as it lies.
-pub(super) const FEW_ROWS: usize = 8;
+pub(super) use {
+    avx2::Avx2,
+    avx512::{Avx512, Bf16Pairs},
+};
 
 /// Lanes of f32. All methods need a processor with the implementing type's instructions.
 pub(super) trait Vector: Copy {
@@ -50,47 +44,6 @@ pub(super) trait Vector: Copy {
     unsafe fn largest(self) -> f32;
     /// The sum of all lanes: the lower half plus the upper one, and so on down to one lane.
     unsafe fn sum_by_halves(self) -> f32;
-    /// Widens `KEY_STEP` keys of `head_dim` values, `stride` values from each other, and writes them side by side:
-    /// value `dim` of key `key` to `dim * CHUNK_LEN + key`.
-    #[inline(always)]
-    unsafe fn transpose_keys<T: KvElement>(from: *const T, stride: usize, head_dim: usize, to: *mut f32) {
-        for key in 0..KEY_STEP {
-            for dim in 0..head_dim {
-                // SAFETY: the caller's promise: the keys and their places are there.
-                unsafe { *to.add(dim * CHUNK_LEN + key) = (*from.add(key * stride + dim)).to_f32() };
-            }
-        }
-    }
-    /// Whether keys and values of such a cache can be read as they lie, by [`Self::logits`] and [`Self::values`].
-    #[inline(always)]
-    fn reads_cache<T: KvElement>(_: AttentionShape) -> bool {
-        false
-    }
-    /// The logits of [`FEW_ROWS`] rows with `KEY_STEP` keys, `stride` from each other, to `to[row][at..]`: the sums over
-    /// the dimensions, ascending; `q` is `[head_dim, FEW_ROWS]`.
-    #[inline(always)]
-    unsafe fn logits<T: KvElement>(
-        _q: *const f32,
-        _keys: *const T,
-        _stride: usize,
-        _head_dim: usize,
-        _to: &mut [[f32; CHUNK_LEN]; FEW_ROWS],
-        _at: usize,
-    ) {
-        unreachable!("only where `reads_cache` says so")
-    }
-    /// Adds to [`FEW_ROWS`] rows of `sums`, `len` from each other and shrunk first, the sums of `probs[row][key]` times
-    /// `2 * LANES` of the key's values, in the order of keys.
-    #[inline(always)]
-    unsafe fn values<T: KvElement>(
-        _values: impl Iterator<Item = (usize, *const T)> + Clone,
-        _probs: &[[f32; CHUNK_LEN]; FEW_ROWS],
-        _shrink: &[f32; FEW_ROWS],
-        _sums: *mut f32,
-        _len: usize,
-    ) {
-        unreachable!("only where `reads_cache` says so")
-    }
 }
 
 /// `2^x` for `x <= 0`, 0 below -126 (also for minus infinity). Relative error about 1e-7.
@@ -206,9 +159,6 @@ impl Vector for Portable {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "x86_64")]
-    use half::bf16;
-
     use super::*;
 
     fn check_exp2<V: Vector>() {
@@ -247,43 +197,19 @@ mod tests {
         }
     }
 
-    /// Keys of `T` that whole registers hold, and others.
-    fn check_keys<V: Vector, T: KvElement>(narrow: impl Fn(f32) -> T) {
-        for (head_dim, stride) in [(64, 64), (64, 128), (32, 32), (10, 15), (48, 48)] {
-            let value = |key: usize, dim: usize| (key * 64 + dim) as f32 / 4.0;
-            let mut keys = vec![narrow(-1.0); KEY_STEP * stride];
-            for (key, dim) in (0..KEY_STEP).flat_map(|key| (0..head_dim).map(move |dim| (key, dim))) {
-                keys[key * stride + dim] = narrow(value(key, dim));
-            }
-            let mut to = vec![0f32; head_dim * CHUNK_LEN];
-            // SAFETY: the callers have asked the processor; keys and places are there.
-            unsafe { V::transpose_keys(keys.as_ptr(), stride, head_dim, to.as_mut_ptr()) };
-            for (at, found) in to.into_iter().enumerate() {
-                let (dim, key) = (at / CHUNK_LEN, at % CHUNK_LEN);
-                let expected = if key < KEY_STEP { narrow(value(key, dim)).to_f32() } else { 0.0 };
-                assert_eq!(found, expected, "dim {dim} of key {key}, {head_dim} of {stride}");
-            }
-        }
-    }
-
     #[test]
-    fn powers_are_accurate_and_lanes_and_keys_are_in_order() {
+    fn powers_are_accurate_and_lanes_are_in_order() {
         check_exp2::<Portable>();
         check_lanes::<Portable>();
-        check_keys::<Portable, f32>(|x| x);
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 check_exp2::<Avx2>();
                 check_lanes::<Avx2>();
-                check_keys::<Avx2, f32>(|x| x);
-                check_keys::<Avx2, bf16>(bf16::from_f32);
             }
             if is_x86_feature_detected!("avx512f") {
                 check_exp2::<Avx512>();
                 check_lanes::<Avx512>();
-                check_keys::<Avx512, f32>(|x| x);
-                check_keys::<Avx512, bf16>(bf16::from_f32);
             }
         }
     }

@@ -226,7 +226,7 @@ impl AmxRows {
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn fetch(&mut self, input: &TileInput<bf16>, chunk: &Chunk, head: usize) {
         let kv_head = input.kv_heads.start + head;
-        prefetch_next(input, chunk, kv_head);
+        prefetch_next(input, chunk, kv_head, 0..CHUNK_LEN);
         let fetched = self.fetched[head % FETCHED].get_or_insert_with(|| FetchedTiles::new(self.head_dim));
         // SAFETY: the condition above.
         unsafe { fetched.fetch(input, chunk, kv_head, self.num_blocks) };

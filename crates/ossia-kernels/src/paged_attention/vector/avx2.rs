@@ -1,10 +1,14 @@
-//! [`Vector`] with AVX2 and FMA.
+//! [`Vector`] and [`Operands`] with AVX2 and FMA.
 
 use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{AttentionShape, CHUNK_LEN, FEW_ROWS, KEY_STEP, KvElement, Portable, TypedPointer, Vector};
+use super::super::chunk::KEY_STEP;
+use super::super::cpu::{KvElement, TypedPointer};
+use super::super::operands::{CachedValues, FEW_ROWS, Operands};
+use super::super::{AttentionShape, CHUNK_LEN};
+use super::{Portable, Vector};
 use crate::cpu::transpose_8x8;
 
 mod few_rows;
@@ -96,6 +100,19 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn where_ge(self, left: Self, right: Self, other: Self) -> Self {
+        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
+        unsafe {
+            let mask = _mm256_cmp_ps(left.0, right.0, _CMP_GE_OQ);
+            Self(_mm256_blendv_ps(other.0, self.0, mask))
+        }
+    }
+}
+
+impl Operands for Avx2 {
+    type Vector = Self;
+
+    #[inline(always)]
     unsafe fn transpose_keys<T: KvElement>(from: *const T, stride: usize, head_dim: usize, to: *mut f32) {
         match T::typed(from) {
             TypedPointer::Bf16(from) if head_dim.is_multiple_of(2 * Self::LANES) => {
@@ -130,24 +147,15 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn values<T: KvElement>(
-        values: impl Iterator<Item = (usize, *const T)> + Clone,
-        probs: &[[f32; CHUNK_LEN]; FEW_ROWS],
+    unsafe fn add_values<T: KvElement>(
+        values: &CachedValues<T>,
+        powers: &[[f32; CHUNK_LEN]; FEW_ROWS],
         shrink: &[f32; FEW_ROWS],
-        sums: *mut f32,
+        sums: &mut [f32],
         len: usize,
     ) {
         // SAFETY: the trait's condition, and the caller's.
-        unsafe { few_rows::values(values, probs, shrink, sums, len) }
-    }
-
-    #[inline(always)]
-    unsafe fn where_ge(self, left: Self, right: Self, other: Self) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe {
-            let mask = _mm256_cmp_ps(left.0, right.0, _CMP_GE_OQ);
-            Self(_mm256_blendv_ps(other.0, self.0, mask))
-        }
+        unsafe { few_rows::add_values(values, powers, shrink, sums, len) }
     }
 }
 

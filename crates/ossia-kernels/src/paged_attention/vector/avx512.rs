@@ -1,14 +1,20 @@
-//! [`Vector`] with AVX-512.
+//! [`Vector`] and [`Operands`] with AVX-512.
 
 use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::avx2::Avx2;
-use super::{AttentionShape, CHUNK_LEN, FEW_ROWS, KEY_STEP, KvElement, Portable, TypedPointer, Vector};
+use super::super::chunk::KEY_STEP;
+use super::super::cpu::{KvElement, TypedPointer};
+use super::super::operands::{CachedValues, FEW_ROWS, Operands};
+use super::super::{AttentionShape, CHUNK_LEN};
+use super::{Avx2, Portable, Vector};
 use crate::cpu::transpose_16x16;
 
+mod bf16_pairs;
 mod few_rows;
+
+pub(in super::super) use bf16_pairs::Bf16Pairs;
 
 /// AVX-512F: 16 lanes of __m512.
 #[derive(Clone, Copy)]
@@ -91,6 +97,19 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn where_ge(self, left: Self, right: Self, other: Self) -> Self {
+        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
+        unsafe {
+            let mask = _mm512_cmp_ps_mask(left.0, right.0, _CMP_GE_OQ);
+            Self(_mm512_mask_blend_ps(mask, other.0, self.0))
+        }
+    }
+}
+
+impl Operands for Avx512 {
+    type Vector = Self;
+
+    #[inline(always)]
     unsafe fn transpose_keys<T: KvElement>(from: *const T, stride: usize, head_dim: usize, to: *mut f32) {
         match T::typed(from) {
             TypedPointer::Bf16(from) if head_dim.is_multiple_of(2 * Self::LANES) => {
@@ -131,24 +150,15 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn values<T: KvElement>(
-        values: impl Iterator<Item = (usize, *const T)> + Clone,
-        probs: &[[f32; CHUNK_LEN]; FEW_ROWS],
+    unsafe fn add_values<T: KvElement>(
+        values: &CachedValues<T>,
+        powers: &[[f32; CHUNK_LEN]; FEW_ROWS],
         shrink: &[f32; FEW_ROWS],
-        sums: *mut f32,
+        sums: &mut [f32],
         len: usize,
     ) {
         // SAFETY: the trait's condition, and the caller's.
-        unsafe { few_rows::values(values, probs, shrink, sums, len) }
-    }
-
-    #[inline(always)]
-    unsafe fn where_ge(self, left: Self, right: Self, other: Self) -> Self {
-        // SAFETY: the trait's condition: the processor has the instruction, pointers have room for all lanes.
-        unsafe {
-            let mask = _mm512_cmp_ps_mask(left.0, right.0, _CMP_GE_OQ);
-            Self(_mm512_mask_blend_ps(mask, other.0, self.0))
-        }
+        unsafe { few_rows::add_values(values, powers, shrink, sums, len) }
     }
 }
 

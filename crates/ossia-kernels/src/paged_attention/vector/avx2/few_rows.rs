@@ -2,14 +2,14 @@
 
 use std::arch::x86_64::*;
 
-use super::{CHUNK_LEN, FEW_ROWS, KEY_STEP, columns, widen_pairs};
+use super::{CHUNK_LEN, CachedValues, FEW_ROWS, KEY_STEP, KvElement, columns, widen_pairs};
 
 /// Lanes of a register.
 const LANES: usize = 8;
 /// Rows whose sums of values, two registers each, leave room for what they are summed from.
 const VALUE_ROWS: usize = 4;
 
-/// As [`Vector::logits`](super::Vector::logits).
+/// As [`Operands::logits`](super::Operands::logits).
 ///
 /// # Safety
 /// AVX2 and FMA; `q` has the rows, `keys` the keys, and `head_dim` is whole registers of bf16.
@@ -45,28 +45,31 @@ pub(super) unsafe fn logits(
     }
 }
 
-/// As [`Vector::values`](super::Vector::values).
+/// As [`Operands::add_values`](super::Operands::add_values).
 ///
 /// # Safety
-/// AVX2 and FMA; each of `values` points to a register of bf16, and `sums` has the rows.
+/// AVX2 and FMA; the cache is of bf16, `head_dim` is whole registers of it, and `sums` has the rows.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn values<T>(
-    values: impl Iterator<Item = (usize, *const T)> + Clone,
-    probs: &[[f32; CHUNK_LEN]; FEW_ROWS],
+pub(super) unsafe fn add_values<T: KvElement>(
+    values: &CachedValues<T>,
+    powers: &[[f32; CHUNK_LEN]; FEW_ROWS],
     shrink: &[f32; FEW_ROWS],
-    sums: *mut f32,
+    sums: &mut [f32],
     len: usize,
 ) {
-    for first in (0..FEW_ROWS).step_by(VALUE_ROWS) {
+    let dims = (0..values.head_dim).step_by(2 * LANES);
+    for (dim, first) in dims.flat_map(|dim| (0..FEW_ROWS).step_by(VALUE_ROWS).map(move |first| (dim, first)))
+    {
         let mut added = [[_mm256_setzero_ps(); 2]; VALUE_ROWS];
-        for (key, values) in values.clone() {
-            // SAFETY: the caller's promise.
-            let [even, odd] = widen_pairs(unsafe { _mm256_loadu_si256(values.cast()) });
-            for (added, probs) in added.iter_mut().zip(&probs[first..]) {
-                let prob = _mm256_set1_ps(probs[key]);
-                added[0] = _mm256_fmadd_ps(even, prob, added[0]);
-                added[1] = _mm256_fmadd_ps(odd, prob, added[1]);
+        for key in values.visible.clone() {
+            let from = values.of(key)[dim..][..2 * LANES].as_ptr();
+            // SAFETY: 16 values of 16 bits fill a register.
+            let [even, odd] = widen_pairs(unsafe { _mm256_loadu_si256(from.cast()) });
+            for (added, powers) in added.iter_mut().zip(&powers[first..]) {
+                let power = _mm256_set1_ps(powers[key]);
+                added[0] = _mm256_fmadd_ps(even, power, added[0]);
+                added[1] = _mm256_fmadd_ps(odd, power, added[1]);
             }
         }
         for (row, [even, odd]) in added.into_iter().enumerate() {
@@ -75,12 +78,10 @@ pub(super) unsafe fn values<T>(
             let in_order =
                 [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)];
             for (half, added) in in_order.into_iter().enumerate() {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let to = sums.add((first + row) * len + half * LANES);
-                    let shrink = _mm256_set1_ps(shrink[first + row]);
-                    _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_loadu_ps(to), shrink, added));
-                }
+                let to = sums[(first + row) * len + dim + half * LANES..][..LANES].as_mut_ptr();
+                let shrink = _mm256_set1_ps(shrink[first + row]);
+                // SAFETY: eight numbers fill a register.
+                unsafe { _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_loadu_ps(to), shrink, added)) };
             }
         }
     }

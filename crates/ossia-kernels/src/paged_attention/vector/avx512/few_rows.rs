@@ -2,13 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{CHUNK_LEN, FEW_ROWS, KEY_STEP, widen_pairs};
+use super::{CHUNK_LEN, CachedValues, FEW_ROWS, KEY_STEP, KvElement, widen_pairs};
 use crate::cpu::transpose_16x16;
 
 /// Lanes of a register.
 const LANES: usize = 16;
 
-/// As [`Vector::logits`](super::Vector::logits).
+/// As [`Operands::logits`](super::Operands::logits).
 ///
 /// # Safety
 /// AVX-512F; `q` has the rows, `keys` the keys, and `head_dim` is whole registers of bf16.
@@ -45,40 +45,69 @@ pub(super) unsafe fn logits(
     }
 }
 
-/// As [`Vector::values`](super::Vector::values).
+/// As [`Operands::add_values`](super::Operands::add_values).
 ///
 /// # Safety
-/// AVX-512F; each of `values` points to a register of bf16, and `sums` has the rows.
+/// AVX-512F; the cache is of bf16, `head_dim` is whole registers of it, and `sums` has the rows.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn values<T>(
-    values: impl Iterator<Item = (usize, *const T)>,
-    probs: &[[f32; CHUNK_LEN]; FEW_ROWS],
+pub(super) unsafe fn add_values<T: KvElement>(
+    values: &CachedValues<T>,
+    powers: &[[f32; CHUNK_LEN]; FEW_ROWS],
     shrink: &[f32; FEW_ROWS],
-    sums: *mut f32,
+    sums: &mut [f32],
     len: usize,
 ) {
-    let mut added = [[_mm512_setzero_ps(); 2]; FEW_ROWS];
-    for (key, values) in values {
-        // SAFETY: the caller's promise.
-        let [even, odd] = widen_pairs(unsafe { _mm512_loadu_si512(values.cast()) });
-        for (added, probs) in added.iter_mut().zip(probs) {
-            let prob = _mm512_set1_ps(probs[key]);
-            added[0] = _mm512_fmadd_ps(even, prob, added[0]);
-            added[1] = _mm512_fmadd_ps(odd, prob, added[1]);
+    for dim in (0..values.head_dim).step_by(2 * LANES) {
+        let mut added = [[_mm512_setzero_ps(); 2]; FEW_ROWS];
+        for key in values.visible.clone() {
+            let from = values.of(key)[dim..][..2 * LANES].as_ptr();
+            // SAFETY: 32 values of 16 bits fill a register.
+            let [even, odd] = widen_pairs(unsafe { _mm512_loadu_si512(from.cast()) });
+            for (added, powers) in added.iter_mut().zip(powers) {
+                let power = _mm512_set1_ps(powers[key]);
+                added[0] = _mm512_fmadd_ps(even, power, added[0]);
+                added[1] = _mm512_fmadd_ps(odd, power, added[1]);
+            }
         }
+        add_in_order(&added, DimOrder::EvenAndOdd, shrink, &mut sums[dim..], len);
     }
-    let order = [0, 8].map(|first| {
-        let lane = |at: usize| (first + at / 2 + LANES * (at % 2)) as i32;
-        std::array::from_fn::<i32, LANES, _>(lane)
-    });
-    for (row, [even, odd]) in added.into_iter().enumerate() {
-        for (half, order) in order.iter().enumerate() {
-            // SAFETY: 16 numbers fill a register; the caller's promise for the sums.
+}
+
+/// Which of 32 dimensions the lanes of two registers are.
+#[derive(Clone, Copy)]
+pub(super) enum DimOrder {
+    /// The even ones, then the odd ones.
+    EvenAndOdd,
+    /// Of each eight dimensions the first four, then the others.
+    HalvesOfEight,
+}
+
+/// Adds 32 dimensions of each row to `sums`, which shrink first.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn add_in_order(
+    added: &[[__m512; 2]; FEW_ROWS],
+    order: DimOrder,
+    shrink: &[f32; FEW_ROWS],
+    sums: &mut [f32],
+    len: usize,
+) {
+    let mut lanes = [[0; LANES]; 2];
+    for (dim, lane) in lanes.as_flattened_mut().iter_mut().enumerate() {
+        let (register, at) = match order {
+            DimOrder::EvenAndOdd => (dim % 2, dim / 2),
+            DimOrder::HalvesOfEight => (dim / 4 % 2, dim / 8 * 4 + dim % 4),
+        };
+        *lane = (register * LANES + at) as i32;
+    }
+    for (row, [first, second]) in added.iter().enumerate() {
+        for (half, lanes) in lanes.iter().enumerate() {
+            let to = sums[row * len + half * LANES..][..LANES].as_mut_ptr();
+            // SAFETY: 16 numbers fill a register.
             unsafe {
-                let order = _mm512_loadu_si512(order.as_ptr().cast());
-                let to = sums.add(row * len + half * LANES);
-                let added = _mm512_permutex2var_ps(even, order, odd);
+                let lanes = _mm512_loadu_si512(lanes.as_ptr().cast());
+                let added = _mm512_permutex2var_ps(*first, lanes, *second);
                 let shrink = _mm512_set1_ps(shrink[row]);
                 _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_loadu_ps(to), shrink, added));
             }
