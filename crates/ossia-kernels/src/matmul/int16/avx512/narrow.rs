@@ -84,7 +84,7 @@ unsafe fn four_rows<const T: usize>(
         unsafe {
             for r in 0..ROWS {
                 let at = codes[r].add(group * GROUP / 2);
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast());
+                _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
                 lines[r] = _mm512_loadu_si512(at.cast());
                 bytes[r] = scales[r].as_ptr().add(4 * group).cast::<i32>().read_unaligned();
             }
@@ -100,7 +100,10 @@ unsafe fn four_rows<const T: usize>(
             for r in 0..ROWS {
                 lines[r] = _mm512_maskz_loadu_epi8(mask, codes[r].add(whole * GROUP / 2).cast());
             }
-            let bytes = scales.map(|scales| tail_scales(&scales[4 * whole..]));
+            let mut bytes = [0; ROWS];
+            for (bytes, scales) in bytes.iter_mut().zip(scales) {
+                *bytes = tail_scales(&scales[4 * whole..]);
+            }
             add_group(whole, lines, bytes, tokens, &mut sums);
         }
     }
@@ -151,11 +154,14 @@ unsafe fn add_group<const T: usize>(
     }
 }
 
-/// Scales of fewer than four blocks; those that are not there are 1.
+/// Scales of fewer than four blocks; those that are not there are 1. Copied byte by byte they would wait for each other on
+/// their way through memory, once for every row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn tail_scales(scales: &[u8]) -> i32 {
-    let mut bytes = [127; 4];
-    bytes[..scales.len()].copy_from_slice(scales);
-    i32::from_le_bytes(bytes)
+    let mask = (1u16 << scales.len().min(4)) - 1;
+    // SAFETY: the mask keeps to the scales that are there.
+    _mm_cvtsi128_si32(unsafe { _mm_mask_loadu_epi8(_mm_set1_epi8(127), mask, scales.as_ptr().cast()) })
 }
 
 /// MXFP4 values in halves by code, twice.
