@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ossia_engine::{ModelRunner, RunnerError, RunnerSpec};
 use ossia_harmony::{SpecialToken, Tokenizer};
-use ossia_model::{BlockTable, ForwardBatch, Logits};
+use ossia_model::{BlockTable, Draw, Drawn, ForwardBatch, Logits, TokenDraw};
 
 use crate::ScriptedError;
 use crate::context::Marks;
@@ -187,22 +187,35 @@ impl ScriptedRunner {
         plays
     }
 
+    /// What may follow the token `row` of the batch, best first, and the pause before it.
+    fn next_tokens(&mut self, batch: &ForwardBatch, row: u32) -> Result<(Vec<u32>, Duration), ScriptedError> {
+        let context = self.read(batch, row)?;
+        let (plays, generated) = self.find_plays(&context);
+        let message = self.marks.last_message(generated);
+        Ok((plays.next_tokens(generated, message).collect(), plays.delay))
+    }
+
     fn run(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), ScriptedError> {
         self.write(batch)?;
         let vocab_size = self.tokenizer.vocab_size();
         logits.reshape(batch.logits_indices.len(), vocab_size);
-        let mut delay = Duration::ZERO;
+        let mut longest = Duration::ZERO;
         for (&row, logits) in batch.logits_indices.iter().zip(logits.rows_mut()) {
+            let (said, delay) = self.next_tokens(batch, row)?;
             logits.fill(FLOOR);
-            let context = self.read(batch, row)?;
-            let (plays, generated) = self.find_plays(&context);
-            delay = delay.max(plays.delay);
-            rank(logits, FALLBACK, self.fallback.iter().copied());
-            let message = self.marks.last_message(generated);
-            rank(logits, 0.0, plays.next_tokens(generated, message));
+            rank(logits, FALLBACK, &self.fallback);
+            rank(logits, 0.0, &said);
+            longest = longest.max(delay);
         }
-        if !delay.is_zero() {
-            std::thread::sleep(delay);
+        let mut drawn = Vec::with_capacity(batch.draws.len());
+        for TokenDraw { row, draw } in &batch.draws {
+            let (said, delay) = self.next_tokens(batch, *row)?;
+            drawn.push(first_allowed(said.iter().chain(&self.fallback), draw, vocab_size));
+            longest = longest.max(delay);
+        }
+        logits.set_drawn(drawn);
+        if !longest.is_zero() {
+            std::thread::sleep(longest);
         }
         Ok(())
     }
@@ -219,17 +232,34 @@ impl ModelRunner for ScriptedRunner {
         }
     }
 
+    /// Writing and reading a row of logits costs more than all else that the server does for a token.
+    fn draws(&self) -> bool {
+        true
+    }
+
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError> {
         self.run(batch, logits).map_err(RunnerError::new)
     }
 }
 
 /// Gives each token its logit, unless it has a better one.
-fn rank(logits: &mut [f32], first: f32, tokens: impl Iterator<Item = u32>) {
-    for (rank, token) in tokens.enumerate() {
+fn rank(logits: &mut [f32], first: f32, tokens: &[u32]) {
+    for (rank, &token) in tokens.iter().enumerate() {
         let logit = &mut logits[token as usize];
         *logit = logit.max(first - RANK_STEP * rank as f32);
     }
+}
+
+/// What a draw gives from the logits of `ranked` tokens: the first one that is not forbidden, or any where all of them are.
+fn first_allowed<'a>(mut ranked: impl Iterator<Item = &'a u32>, draw: &Draw, vocab_size: usize) -> Drawn {
+    let is_allowed = |token: &u32| !draw.forbidden.contains(token);
+    if let Some(&best) = ranked.find(|&token| is_allowed(token)) {
+        return Drawn::Token(best);
+    }
+    let others: Vec<u32> = (0..vocab_size as u32).filter(is_allowed).collect();
+    let share = if draw.temperature > 0.0 { draw.uniform } else { 0.0 };
+    let drawn = others.get((share * others.len() as f64) as usize);
+    drawn.map_or(Drawn::NothingAllowed, |&token| Drawn::Token(token))
 }
 
 /// The sequence that token `row` of the batch belongs to.

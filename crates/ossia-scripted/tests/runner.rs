@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ossia_engine::{ModelRunner, RunnerError};
 use ossia_harmony::{Conversation, DeveloperContent, FunctionTool, Message, Tokenizer};
-use ossia_model::{BlockTable, ForwardBatch, KvMetadata, Logits};
+use ossia_model::{BlockTable, Draw, Drawn, ForwardBatch, KvMetadata, Logits, TokenDraw};
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 use serde_json::json;
 
@@ -66,6 +66,16 @@ fn best(logits: &Logits) -> u32 {
     (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32
 }
 
+/// What the runner draws in place of giving logits, without the tokens that are forbidden.
+fn draw(runner: &mut ScriptedRunner, mut batch: ForwardBatch, temperature: f32, forbidden: &[u32]) -> Drawn {
+    let row = batch.logits_indices.pop().unwrap();
+    let draw = Draw { temperature, uniform: 0.5, forbidden: forbidden.to_vec() };
+    batch.draws = vec![TokenDraw { row, draw }];
+    let logits = forward(runner, &batch).unwrap();
+    assert_eq!((logits.rows(), logits.drawn().len()), (0, 1));
+    logits.drawn()[0]
+}
+
 /// Generates greedily until a stop token.
 fn say(runner: &mut ScriptedRunner, conversation: &Conversation) -> String {
     let tokenizer = bytes_tokenizer();
@@ -73,7 +83,12 @@ fn say(runner: &mut ScriptedRunner, conversation: &Conversation) -> String {
     let prompt_len = context.len();
     let mut start = 0;
     while context.len() < prompt_len + 1_000 {
-        let token = best(&forward(runner, &batch(&context, start)).unwrap());
+        let mut logits = forward(runner, &batch(&context, start)).unwrap();
+        let token = best(&logits);
+        assert_eq!(draw(runner, batch(&context, start), 0.0, &[]), Drawn::Token(token));
+        logits.rows_mut().for_each(|row| row[token as usize] = f32::NEG_INFINITY);
+        let second = Drawn::Token(best(&logits));
+        assert_eq!(draw(runner, batch(&context, start), 1.0, &[token]), second);
         start = context.len();
         context.push(token);
         if tokenizer.stop_token_ids().contains(&token) {
@@ -96,6 +111,17 @@ fn tools(names: &[&str]) -> DeveloperContent {
         parameters: Some(schema.clone()),
     };
     DeveloperContent { tools: names.iter().map(tool).collect(), ..DeveloperContent::default() }
+}
+
+#[test]
+fn where_every_word_is_forbidden_any_token_is_drawn() {
+    let (context, vocab_size) = ([1, 2, 3], bytes_tokenizer().vocab_size() as u32);
+    let drawn =
+        |temperature, forbidden: &[u32]| draw(&mut runner("[]"), batch(&context, 0), temperature, forbidden);
+    let all_but = |ids: &[u32]| (0..vocab_size).filter(|id| !ids.contains(id)).collect::<Vec<_>>();
+    assert_eq!(drawn(0.0, &all_but(&[7, 8, 9])), Drawn::Token(7));
+    assert_eq!(drawn(1.0, &all_but(&[7, 8, 9])), Drawn::Token(8));
+    assert_eq!(drawn(1.0, &all_but(&[])), Drawn::NothingAllowed);
 }
 
 #[test]
