@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import decode, mixture
+from . import mixture
 from .harmony import Exchange
 from .lexicon import Lexicon
 
@@ -98,6 +98,8 @@ def _values(answer: tuple[str, str]) -> list:
 
 def summary(model, tokenizer, per_task: int) -> str:
     """One line of scores, for the training log."""
+    from . import decode
+
     all_cases = cases(per_task)
     scores, lengths = score(all_cases, decode.complete(model, tokenizer, [case.prompt for case in all_cases]))
     exact = sum(entry.num_exact for entry in scores.values()) / len(all_cases)
@@ -120,21 +122,31 @@ def table(scores: dict[str, Score], lengths: dict[str, list[int]]) -> str:
 
 
 def main() -> None:
-    """Scores an exported checkpoint with transformers, and keeps what failed."""
-    from . import reference
-
+    """Scores an exported checkpoint with transformers, or what a server makes of it, and keeps what failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
+    judged = parser.add_mutually_exclusive_group(required=True)
+    judged.add_argument("--model", type=Path, help="folder of a checkpoint, for transformers in f32")
+    judged.add_argument("--base-url", help="a server of the checkpoint, as http://127.0.0.1:8000/v1")
     parser.add_argument("--per-task", type=int, default=40)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--failures", type=Path)
     options = parser.parse_args()
     all_cases = cases(options.per_task, options.seed)
-    scores, lengths = score(all_cases, reference.complete(options.model, [case.prompt for case in all_cases]))
+    scores, lengths = score(all_cases, _complete(options, [case.prompt for case in all_cases]))
     print(table(scores, lengths))
     if options.failures:
         shown = [[case.task, case.prompt, case.answer, text] for entry in scores.values() for case, text in entry.failures]
         options.failures.write_text(json.dumps(shown, indent=1, ensure_ascii=False))
+
+
+def _complete(options: argparse.Namespace, prompts: list[str]) -> list[str]:
+    if options.base_url:
+        from . import served
+
+        return served.complete(options.base_url, prompts)
+    from . import reference
+
+    return reference.complete(options.model, prompts)
 
 
 if __name__ == "__main__":
