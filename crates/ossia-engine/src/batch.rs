@@ -17,6 +17,7 @@ pub(crate) fn build<'a>(seqs: impl Iterator<Item = &'a Sequence>, block_size: us
 pub(crate) fn draw_where_possible<'a>(
     batch: &mut ForwardBatch,
     seqs: impl Iterator<Item = &'a mut Sequence>,
+    vocab_size: usize,
 ) {
     batch.logits_indices.clear();
     let mut end = 0;
@@ -25,7 +26,7 @@ pub(crate) fn draw_where_possible<'a>(
         if !seq.samples_after_this_pass() {
             continue;
         }
-        match seq.plan_draw() {
+        match seq.plan_draw(vocab_size) {
             Some(draw) => batch.draws.push(TokenDraw { row: end - 1, draw }),
             None => batch.logits_indices.extend(end - 1 - seq.num_scheduled_drafts as u32..end),
         }

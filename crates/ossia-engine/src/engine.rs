@@ -88,7 +88,8 @@ impl Engine {
         self.note_schedule(&schedule);
         let mut batch = batch::build(self.scheduler.running().iter(), self.spec.block_size);
         if self.runner.draws() {
-            batch::draw_where_possible(&mut batch, self.scheduler.running_mut().iter_mut());
+            let seqs = self.scheduler.running_mut().iter_mut();
+            batch::draw_where_possible(&mut batch, seqs, self.spec.vocab_size);
         }
         self.progress.run(batch.num_seqs(), batch.num_tokens());
         match self.run(&batch) {

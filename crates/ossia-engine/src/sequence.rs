@@ -153,9 +153,12 @@ impl Sequence {
     }
 
     /// How the pass is to draw the next token; `None` if its logits are needed here.
-    pub(crate) fn plan_draw(&mut self) -> Option<Draw> {
+    pub(crate) fn plan_draw(&mut self, vocab_size: usize) -> Option<Draw> {
         let count = self.num_generated_tokens();
-        let draw = if self.num_scheduled_drafts == 0 { self.sampler.plan_draw(count) } else { None };
+        let draw = match self.num_scheduled_drafts {
+            0 => self.sampler.plan_draw(count, &self.stop_token_ids, vocab_size),
+            _ => None,
+        };
         self.is_drawn = draw.is_some();
         draw
     }

@@ -166,13 +166,19 @@ impl SequenceSampler {
     }
 
     /// How the token after `num_generated` ones can be drawn without its logits being seen here: at any temperature, with the
-    /// few tokens struck out that free text forbids, and with nothing else that changes or asks for logits.
-    pub(crate) fn plan_draw(&mut self, num_generated: usize) -> Option<Draw> {
+    /// few tokens struck out that free text forbids or `min_tokens` holds back, and with nothing else that changes or asks
+    /// for logits.
+    pub(crate) fn plan_draw(
+        &mut self,
+        num_generated: usize,
+        stop_token_ids: &[u32],
+        vocab_size: usize,
+    ) -> Option<Draw> {
         let Self { params, seed, constraint, .. } = self;
-        if !params.is_plain() || num_generated < params.min_tokens {
+        if !params.is_plain() {
             return None;
         }
-        let forbidden = match constraint {
+        let mut forbidden = match constraint {
             None => Vec::new(),
             // A mask is computed beside the pass, and is too large to be worth sending.
             Some(constraint) if constraint.wants_to_prepare() => return None,
@@ -186,6 +192,13 @@ impl SequenceSampler {
                 Err(_) => return None,
             },
         };
+        if num_generated < params.min_tokens {
+            forbidden.extend_from_slice(stop_token_ids);
+            // Where nothing else may be left, stop tokens are not held back.
+            if forbidden.len() >= vocab_size {
+                return None;
+            }
+        }
         let uniform = Uniforms::new(*seed, num_generated as u64).next();
         Some(Draw { temperature: params.temperature, uniform, forbidden })
     }
