@@ -81,35 +81,6 @@ fn detect() -> Isa {
     }
 }
 
-/// How a processor multiplies and sums pairs of bf16 in vectors (AVX-512 BF16).
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bf16Pairs {
-    /// Not at all.
-    None,
-    /// At no more than the speed of f32: Intel's (measured on Sapphire Rapids, 82 GFLOP/s beside 169).
-    Slow,
-    /// At twice the speed of f32: AMD's, from Zen 4 on.
-    Fast,
-}
-
-/// What this processor has. Looked up once per process.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn bf16_pairs() -> Bf16Pairs {
-    static DETECTED: OnceLock<Bf16Pairs> = OnceLock::new();
-    *DETECTED.get_or_init(|| {
-        let has_pairs = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
-        let vendor = std::arch::x86_64::__cpuid(0);
-        let is_amd =
-            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD";
-        match (has_pairs, is_amd) {
-            (false, _) => Bf16Pairs::None,
-            (true, false) => Bf16Pairs::Slow,
-            (true, true) => Bf16Pairs::Fast,
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

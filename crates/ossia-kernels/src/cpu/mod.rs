@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+mod bf16_pairs;
 mod helpers;
 mod isa;
 mod memory;
@@ -12,9 +14,9 @@ mod shared;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
-pub use isa::Isa;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use isa::{Bf16Pairs, bf16_pairs};
+pub(crate) use bf16_pairs::{Bf16Pairs, bf16_pairs, dot_bf16, to_bf16};
+pub use isa::Isa;
 pub use memory::{ask_for_huge_pages, keep_freed_memory};
 pub(crate) use pool::{for_each_task, threads_for};
 pub use pool::{num_threads, set_num_threads};

@@ -311,7 +311,7 @@ unsafe fn accumulate<const R: usize, const T: usize>(
 
 /// The 16 lanes in a halving tree, spelled out so that it is the same everywhere.
 #[target_feature(enable = "avx512f,avx512dq")]
-fn horizontal_sum(v: __m512) -> f32 {
+pub(super) fn horizontal_sum(v: __m512) -> f32 {
     let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
     let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
     let v = _mm_add_ps(v, _mm_movehl_ps(v, v));

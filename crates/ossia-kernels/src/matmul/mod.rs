@@ -9,13 +9,16 @@
 //! | [`f32_avx2`], [`f32_avx512`] | decoded to f32 in registers | f32 FMA | one partial sum per lane, halving tree |
 //! | [`f32_columns`] | bf16, column by column | f32 FMA | ascending |
 //! | [`int16`] | integers of MXFP4 and of 8 bits | exact sums of 32 products, f32 FMA | four partial sums by block of 32 |
+//! | [`bf16_pairs`] | bf16 as stored | pairs of bf16 products, f32 sums | one partial sum per lane, halving tree |
 //! | [`bf16_amx`] | decoded to bf16 tiles | bf16 products, f32 sums | tiles of 32 in ascending order |
 //!
-//! The last two are for [`ComputeType::Bf16`], which lets a path round activations to 16 bits. Where neither
+//! The last three are for [`ComputeType::Bf16`], which lets a path round activations to 16 bits. Where none
 //! takes the weights, the f32 paths take activations as they are.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16_amx;
+#[cfg(target_arch = "x86_64")]
+mod bf16_pairs;
 #[cfg(target_arch = "x86_64")]
 mod f32_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -28,6 +31,8 @@ mod portable;
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::{Bf16Pairs, bf16_pairs};
 use crate::weight::{Format, MatrixView};
 use crate::{ComputeType, Isa, num_threads};
 
@@ -49,6 +54,9 @@ pub(crate) enum PackedActivations {
     /// bf16 tiles for AMX.
     #[cfg(target_arch = "x86_64")]
     Bf16Tiles(bf16_amx::TiledRows),
+    /// bf16 for products of pairs.
+    #[cfg(target_arch = "x86_64")]
+    Bf16Pairs(bf16_pairs::Bf16Rows),
     /// Block floating point of 16 bits.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     Int16(int16::Int16Rows),
@@ -106,6 +114,11 @@ impl Matmul {
             let packed = unsafe { int16::Int16Rows::pack(self.isa, weight.format, weight.cols, rows) };
             return PackedActivations::Int16(packed);
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.uses_pairs(weight.format) {
+            // SAFETY: such products, which come with AVX-512, were detected.
+            return PackedActivations::Bf16Pairs(unsafe { bf16_pairs::Bf16Rows::pack(weight.cols, rows) });
+        }
         let isa = self.isa.min(Isa::Avx512);
         let order = f32_pack::order(weight.format, isa);
         PackedActivations::F32(F32Rows::pack(order, weight.cols, rows), isa)
@@ -115,6 +128,18 @@ impl Matmul {
     fn uses_tiles(self, format: Format<'_>) -> bool {
         let exact = !matches!(format, Format::F32(_) | Format::Int8(_));
         self.isa == Isa::Amx && self.compute == ComputeType::Bf16 && exact
+    }
+
+    /// Whether activations become bf16 for products of pairs. On processors where these are slow only tests take them.
+    #[cfg(target_arch = "x86_64")]
+    fn uses_pairs(self, format: Format<'_>) -> bool {
+        let worth = match bf16_pairs() {
+            Bf16Pairs::None => false,
+            Bf16Pairs::Slow => cfg!(test),
+            Bf16Pairs::Fast => true,
+        };
+        let isa = matches!(self.isa, Isa::Avx512 | Isa::Avx512Vnni);
+        worth && isa && self.compute == ComputeType::Bf16 && matches!(format, Format::Bf16(_))
     }
 
     /// Whether activations become integers of 16 bits.
@@ -137,6 +162,12 @@ pub(crate) fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &PackedAct
         #[cfg(target_arch = "x86_64")]
         // SAFETY: tiles are packed only where AMX was detected; rows were checked above.
         PackedActivations::Bf16Tiles(x) => unsafe { bf16_amx::multiply(weight, rows, x, out) },
+        #[cfg(target_arch = "x86_64")]
+        PackedActivations::Bf16Pairs(x) => match weight.format {
+            // SAFETY: such products were detected where these are packed; rows were checked above.
+            Format::Bf16(bytes) => unsafe { bf16_pairs::multiply(bytes, weight.cols, rows, x, out) },
+            _ => unreachable!("packed for bf16"),
+        },
         #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         // SAFETY: integers are packed for instructions that were detected; rows were checked above.
         PackedActivations::Int16(x) => unsafe { int16::multiply(weight, rows, x, out) },

@@ -81,6 +81,15 @@ fn run(matmul: Matmul, weight: MatrixView<'_>, x: &[f32], tokens: Range<usize>) 
     out
 }
 
+/// Whether the path multiplies activations as bf16.
+fn rounds_to_bf16(matmul: Matmul, format: Format<'_>) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if matmul.uses_pairs(format) {
+        return true;
+    }
+    matmul.uses_tiles(format)
+}
+
 fn check_against_f64(matmul: Matmul, weight: &Weight, x: &[f32], num_tokens: usize) {
     let view = weight.view();
     let y = run(matmul, view, x, 0..num_tokens);
@@ -89,7 +98,7 @@ fn check_against_f64(matmul: Matmul, weight: &Weight, x: &[f32], num_tokens: usi
             let (mut sum, mut magnitude) = (0f64, 0f64);
             for col in 0..view.cols {
                 let x = x[t * view.cols + col];
-                let x = if matmul.uses_tiles(view.format) {
+                let x = if rounds_to_bf16(matmul, view.format) {
                     bf16::from_f32(x).to_f32()
                 } else if matmul.uses_integers(view.format) {
                     // Tokens of these tests are below 2 in magnitude, and blocks reach past 1.

@@ -9,7 +9,7 @@ use super::few_rows::{DimOrder, add_in_order};
 use super::{
     AttentionShape, Avx512, CHUNK_LEN, CachedValues, FEW_ROWS, KEY_STEP, KvElement, Operands, TypedPointer,
 };
-use crate::cpu::transpose_16x16;
+use crate::cpu::{dot_bf16, to_bf16, transpose_16x16};
 
 /// Lanes of a register.
 const LANES: usize = 16;
@@ -38,7 +38,7 @@ impl Operands for Bf16Pairs {
     #[inline(always)]
     unsafe fn multiply_add(a: Avx512, b: Avx512, sum: Avx512) -> Avx512 {
         // SAFETY: the trait's condition.
-        unsafe { Avx512(dot(a.0, b.0, sum.0)) }
+        unsafe { Avx512(dot_bf16(_mm512_castps_si512(a.0), _mm512_castps_si512(b.0), sum.0)) }
     }
 
     #[inline(always)]
@@ -48,11 +48,8 @@ impl Operands for Bf16Pairs {
             // SAFETY: the trait's condition; a step is a register of f32 and half of one of bf16, which ends before what is
             // still to be read.
             unsafe {
-                let pairs = _mm512_cvtneps_pbh(_mm512_loadu_ps(start.add(at)));
-                _mm256_storeu_si256(
-                    start.add(at / 2).cast(),
-                    std::mem::transmute::<__m256bh, __m256i>(pairs),
-                );
+                let pairs = to_bf16(_mm512_loadu_ps(start.add(at)));
+                _mm256_storeu_si256(start.add(at / 2).cast(), pairs);
             }
         }
     }
@@ -104,20 +101,6 @@ impl Operands for Bf16Pairs {
     ) {
         // SAFETY: the trait's condition, and the caller's.
         unsafe { add_values(values, powers, shrink, sums, len) }
-    }
-}
-
-/// `sum` and the products of pairs, lane by lane.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn dot(a: __m512, b: __m512, sum: __m512) -> __m512 {
-    // SAFETY: both are 64 bytes of any value.
-    unsafe {
-        _mm512_dpbf16_ps(
-            sum,
-            std::mem::transmute::<__m512, __m512bh>(a),
-            std::mem::transmute::<__m512, __m512bh>(b),
-        )
     }
 }
 
@@ -207,7 +190,7 @@ unsafe fn logits(
             for (row, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: the caller's promise.
                 let q = unsafe { _mm512_set1_ps(*q.add((dim / 2 + pair) * FEW_ROWS + row)) };
-                *sum = dot(_mm512_castsi512_ps(column), q, *sum);
+                *sum = dot_bf16(column, _mm512_castps_si512(q), *sum);
             }
         }
     }
@@ -235,12 +218,11 @@ unsafe fn add_values<T: KvElement>(
         for pair in visible_pairs(values) {
             // SAFETY: the caller's promise; a chunk's steps of keys have slots.
             let [even, odd] = unsafe { two_keys(values, pair, dim) };
-            let low = _mm512_castsi512_ps(_mm512_unpacklo_epi16(even, odd));
-            let high = _mm512_castsi512_ps(_mm512_unpackhi_epi16(even, odd));
+            let (low, high) = (_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd));
             for (added, powers) in added.iter_mut().zip(powers) {
-                let powers = _mm512_set1_ps(powers[pair]);
-                added[0] = dot(low, powers, added[0]);
-                added[1] = dot(high, powers, added[1]);
+                let powers = _mm512_castps_si512(_mm512_set1_ps(powers[pair]));
+                added[0] = dot_bf16(low, powers, added[0]);
+                added[1] = dot_bf16(high, powers, added[1]);
             }
         }
         add_in_order(&added, DimOrder::HalvesOfEight, shrink, &mut sums[dim..], len);
