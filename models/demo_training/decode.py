@@ -3,10 +3,8 @@
 import torch
 from tokenizers import Tokenizer
 
-from .harmony import CALL, RETURN
+from .harmony import STOP_TOKENS
 from .model import NOWHERE, GptOss
-
-STOP_TOKENS = (RETURN, CALL, "<|endoftext|>")
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 START, END, MESSAGE, CHANNEL = "<|start|>", "<|end|>", "<|message|>", "<|channel|>"
 CONSTRAIN, RETURN, CALL = "<|constrain|>", "<|return|>", "<|call|>"
+STOP_TOKENS = (RETURN, CALL, "<|endoftext|>")
 SPECIAL_TOKENS = [
     "<|startoftext|>", "<|endoftext|>", RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL,
 ]

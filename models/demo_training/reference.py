@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from .decode import STOP_TOKENS
+from .harmony import STOP_TOKENS
 
 BATCH_SIZE = 44
 

@@ -4,8 +4,6 @@ import json
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from .decode import STOP_TOKENS
-
 NUM_CLIENTS = 8
 
 
@@ -16,10 +14,17 @@ def complete(base_url: str, prompts: list[str], max_new_tokens: int = 160) -> li
 
 
 def _complete(base_url: str, prompt: str, max_new_tokens: int) -> str:
-    # What ends a turn is no text: the server goes on after it, and what follows is cut off here.
-    body = {"prompt": prompt, "max_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True, "skip_special_tokens": False}
+    choice = _ask(base_url, prompt, max_tokens=max_new_tokens)
+    if choice["finish_reason"] != "stop":
+        return choice["text"]
+    # What ended the turn is no text; it is the most probable token after it.
+    text = choice["text"]
+    top = _ask(base_url, prompt + text, max_tokens=1, min_tokens=1, logprobs=1)["logprobs"]["top_logprobs"][0]
+    return text + max(top, key=top.get)
+
+
+def _ask(base_url: str, prompt: str, **options) -> dict:
+    body = {"prompt": prompt, "temperature": 0, "skip_special_tokens": False, **options}
     request = urllib.request.Request(f"{base_url}/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as response:
-        text = json.load(response)["choices"][0]["text"]
-    end = min((at + len(stop) for stop in STOP_TOKENS if (at := text.find(stop)) >= 0), default=len(text))
-    return text[:end]
+        return json.load(response)["choices"][0]

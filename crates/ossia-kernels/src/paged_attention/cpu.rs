@@ -33,6 +33,7 @@ pub(super) trait KvElement: Copy + Sync + Sized {
     #[cfg(target_arch = "x86_64")]
     fn typed(from: *const Self) -> TypedPointer;
     /// The paths that multiply bf16 as it is, in pairs and in tiles, where they are.
+    #[cfg(target_arch = "x86_64")]
     fn bf16_paths(_: AttentionShape) -> [Option<(&'static str, Path<Self>)>; 2] {
         [None, None]
     }

@@ -43,6 +43,7 @@ impl Operands for Bf16Pairs {
 
     #[inline(always)]
     unsafe fn pack(numbers: &mut [f32]) {
+        assert!(numbers.len().is_multiple_of(LANES));
         let start = numbers.as_mut_ptr();
         for at in (0..numbers.len()).step_by(LANES) {
             // SAFETY: the trait's condition; a step is a register of f32 and half of one of bf16, which ends before what is
