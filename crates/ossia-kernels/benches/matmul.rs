@@ -213,6 +213,7 @@ struct Ceilings {
 
 /// Operations per second of a plain loop of tile products on all threads.
 fn tile_ceiling() -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
     const PRODUCTS: usize = 40_000;
     #[cfg(target_arch = "x86_64")]
     if Isa::detect() == Isa::Amx {

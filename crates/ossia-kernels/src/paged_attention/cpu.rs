@@ -242,22 +242,26 @@ fn tile_input<'a, T>(
 
 /// Every path that this processor runs with such heads and its name, best last.
 pub(super) fn available_paths<T: KvElement>(shape: AttentionShape) -> Vec<(&'static str, Path<T>)> {
-    let mut paths = vec![("portable", portable::<T>())];
-    #[cfg(target_arch = "x86_64")]
-    {
-        let [mut pairs, tiles] = T::bf16_paths(shape);
-        if bf16_pairs() == Bf16Pairs::Slow {
-            paths.extend(pairs.take());
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            paths.push(("avx2", Path { run_tile: avx2_tile::<T>, merge: avx2_merge }));
-        }
-        if is_x86_feature_detected!("avx512f") {
-            paths.push(("avx512", Path { run_tile: avx512_tile::<T>, merge: avx512_merge }));
-        }
-        paths.extend([pairs, tiles].into_iter().flatten());
-    }
-    paths
+    std::iter::once(("portable", portable())).chain(own_paths(shape)).collect()
+}
+
+/// The paths of an instruction set's own.
+#[cfg(target_arch = "x86_64")]
+fn own_paths<T: KvElement>(shape: AttentionShape) -> Vec<(&'static str, Path<T>)> {
+    let [pairs, tiles] = T::bf16_paths(shape);
+    let (slow_pairs, fast_pairs) =
+        if bf16_pairs() == Bf16Pairs::Slow { (pairs, None) } else { (None, pairs) };
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx2 = avx2.then_some(("avx2", Path { run_tile: avx2_tile::<T>, merge: avx2_merge }));
+    let avx512 = is_x86_feature_detected!("avx512f");
+    let avx512 = avx512.then_some(("avx512", Path { run_tile: avx512_tile::<T>, merge: avx512_merge }));
+    [slow_pairs, avx2, avx512, fast_pairs, tiles].into_iter().flatten().collect()
+}
+
+/// The paths of an instruction set's own: none yet.
+#[cfg(not(target_arch = "x86_64"))]
+fn own_paths<T: KvElement>(_: AttentionShape) -> Vec<(&'static str, Path<T>)> {
+    Vec::new()
 }
 
 /// The path in plain Rust.
