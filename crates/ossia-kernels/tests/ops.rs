@@ -72,14 +72,17 @@ proptest! {
     fn linear_agrees_with_f64(rows in 1usize..150, cols in 1usize..150, n in 1usize..40, seed: u64) {
         let rng = &mut StdRng::seed_from_u64(seed);
         let (matrix, bias, weights) = linear(rows, cols, rng);
-        let x = randoms(n * cols, 2.0, rng);
+        let any = randoms(n * cols, 2.0, rng);
+        // With these it shows nowhere whether a path rounds activations to bf16, which not every processor makes worth while.
+        let of_bf16: Vec<f32> = any.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
         for (isa, compute) in paths() {
+            let x = if compute == ComputeType::Bf16 { &of_bf16 } else { &any };
             let layer = Linear::new(matrix.clone(), Some(bias.clone()), compute).unwrap().on(isa).unwrap();
-            let y = values(&layer.forward(&tensor(&x, cols)).unwrap());
+            let y = values(&layer.forward(&tensor(x, cols)).unwrap());
             let mut expected = Vec::new();
             for x in x.chunks(cols) {
                 for (row, bias) in weights.chunks(cols).zip(&bias) {
-                    let sum: f64 = row.iter().zip(x).map(|(w, x)| w * rounded(*x, (isa, compute))).sum();
+                    let sum: f64 = row.iter().zip(x).map(|(w, x)| w * f64::from(*x)).sum();
                     expected.push(sum + f64::from(*bias));
                 }
             }
