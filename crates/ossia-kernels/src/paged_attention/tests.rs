@@ -224,6 +224,27 @@ fn few_rows_over_bf16_caches_have_the_bits_of_many() {
 }
 
 #[test]
+fn slots_that_nobody_sees_may_hold_no_numbers() {
+    for (window, contexts) in [(None, [300u32, 129]), (Some(7), [300, 129]), (Some(128), [299, 1])] {
+        let shape = shape_of_20b();
+        let case = Case::new(shape, window, &contexts, 5);
+        let no_number = |x: &f32| bf16::from_f32(if x.abs() == 1e3 { f32::NAN } else { *x });
+        let [k, v] = [&case.k, &case.v].map(|cache| cache.iter().map(no_number).collect::<Vec<bf16>>());
+        let (finite_k, finite_v) = (rounded(&case.k), rounded(&case.v));
+        for (name, path) in cpu::available_paths::<bf16>(shape) {
+            // A whole prompt, and one query that reads the cache as it lies.
+            let last = case.context_lens.iter().enumerate().map(|(seq, &len)| (seq, len - 1, len)).collect();
+            for parts in [case.whole(), last] {
+                let run = |k: &[bf16], v: &[bf16]| {
+                    case.with_op(&parts, |op, q| cpu::attend_with(op, q, k, v, &path, 2))
+                };
+                assert_eq!(run(&k, &v), run(&finite_k, &finite_v), "{name} {window:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn dropped_blocks_do_not_show() {
     let mut case = Case::new(shape_of_20b(), Some(128), &[300], 5);
     let run = |case: &Case| case.with_op(&[(0, 299, 300)], |op, q| cpu::attend(op, q, &case.k, &case.v));

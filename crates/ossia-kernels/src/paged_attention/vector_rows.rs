@@ -123,11 +123,12 @@ impl<P: Operands> Head<P> {
         };
         let scale = input.op.layer.scale * LOG2_E;
         state.span.chunks_exact_mut(Sums::len(dims)).for_each(Sums::of_nothing);
+        let mut q = vec![0.0; head_dim];
         for row in 0..input.num_rows() {
             let (head, at) = input.head_and_query(kv_head, row);
             let total = &mut state.total[row * Sums::len(dims)..][..Sums::len(dims)];
             Sums::of_sink(total, input.op.layer.sinks[head]);
-            let mut q: Vec<f32> = input.q[at..at + head_dim].iter().map(|x| x * scale).collect();
+            q.iter_mut().zip(&input.q[at..]).for_each(|(q, x)| *q = x * scale);
             // SAFETY: the condition is the caller's.
             unsafe { P::pack(&mut q) };
             for (lane, q) in q[..lanes].iter().enumerate() {
@@ -227,7 +228,9 @@ impl<P: Operands> Head<P> {
             unsafe {
                 for key in chunk.keys.clone().step_by(KEY_STEP) {
                     // Step by step: a whole chunk at once would wait for memory instead of computing beside it.
-                    prefetch_next(input, chunk, self.kv_head, key..key + KEY_STEP);
+                    if row == 0 {
+                        prefetch_next(input, chunk, self.kv_head, key..key + KEY_STEP);
+                    }
                     let at = chunk.slots[key] * stride + self.kv_head * self.head_dim;
                     let keys = &input.k[at..][..(KEY_STEP - 1) * stride + self.head_dim];
                     let q = self.q[row * self.lanes..][..FEW_ROWS * self.lanes].as_ptr();

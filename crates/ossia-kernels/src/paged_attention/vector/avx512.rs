@@ -178,19 +178,30 @@ fn halves(x: __m512) -> [__m256; 2] {
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn transpose_pairs(from: *const bf16, stride: usize, to: *mut f32) {
-    let mut keys = [_mm512_setzero_si512(); 16];
-    for (key, pairs) in keys.iter_mut().enumerate() {
-        // SAFETY: 32 values of 16 bits fill a register.
-        *pairs = unsafe { _mm512_loadu_si512(from.add(key * stride).cast()) };
-    }
-    for (pair, column) in transpose_16x16(keys).iter().enumerate() {
-        let [even, odd] = widen_pairs(*column);
+    // SAFETY: the caller's promise.
+    for (pair, column) in unsafe { columns(from, stride) }.into_iter().enumerate() {
+        let [even, odd] = widen_pairs(column);
         // SAFETY: the caller's promise.
         unsafe {
             _mm512_storeu_ps(to.add(2 * pair * CHUNK_LEN), even);
             _mm512_storeu_ps(to.add((2 * pair + 1) * CHUNK_LEN), odd);
         }
     }
+}
+
+/// Pair by pair, those of 16 keys of 32 values, `stride` from each other.
+///
+/// # Safety
+/// AVX-512F; the keys are there.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn columns(keys: *const bf16, stride: usize) -> [__m512i; KEY_STEP] {
+    let mut some = [_mm512_setzero_si512(); KEY_STEP];
+    for (key, some) in some.iter_mut().enumerate() {
+        // SAFETY: 32 values of 16 bits fill a register.
+        *some = unsafe { _mm512_loadu_si512(keys.add(key * stride).cast()) };
+    }
+    transpose_16x16(some)
 }
 
 /// As [`transpose_pairs`], of 16 values of f32.

@@ -8,8 +8,9 @@ use half::bf16;
 use super::few_rows::{DimOrder, add_in_order};
 use super::{
     AttentionShape, Avx512, CHUNK_LEN, CachedValues, FEW_ROWS, KEY_STEP, KvElement, Operands, TypedPointer,
+    columns,
 };
-use crate::cpu::{dot_bf16, to_bf16, transpose_16x16};
+use crate::cpu::{dot_bf16, to_bf16};
 
 /// Lanes of a register.
 const LANES: usize = 16;
@@ -103,21 +104,6 @@ impl Operands for Bf16Pairs {
         // SAFETY: the trait's condition, and the caller's.
         unsafe { add_values(values, powers, shrink, sums, len) }
     }
-}
-
-/// Pair by pair, those of 16 keys of 32 values, `stride` from each other.
-///
-/// # Safety
-/// AVX-512F; the keys are there.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn columns(keys: *const bf16, stride: usize) -> [__m512i; KEY_STEP] {
-    let mut some = [_mm512_setzero_si512(); KEY_STEP];
-    for (key, some) in some.iter_mut().enumerate() {
-        // SAFETY: 32 values of 16 bits fill a register.
-        *some = unsafe { _mm512_loadu_si512(keys.add(key * stride).cast()) };
-    }
-    transpose_16x16(some)
 }
 
 /// Values `dim` to `dim + 32` of keys `2 * pair` and `2 * pair + 1`; zeros of one that no row sees.

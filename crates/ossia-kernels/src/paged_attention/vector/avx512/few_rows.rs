@@ -2,8 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{CHUNK_LEN, CachedValues, FEW_ROWS, KEY_STEP, KvElement, widen_pairs};
-use crate::cpu::transpose_16x16;
+use super::{CHUNK_LEN, CachedValues, FEW_ROWS, KEY_STEP, KvElement, columns, widen_pairs};
 
 /// Lanes of a register.
 const LANES: usize = 16;
@@ -24,13 +23,9 @@ pub(super) unsafe fn logits(
 ) {
     let mut sums = [_mm512_setzero_ps(); FEW_ROWS];
     for dim in (0..head_dim).step_by(2 * LANES) {
-        let mut some = [_mm512_setzero_si512(); KEY_STEP];
-        for (key, some) in some.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *some = unsafe { _mm512_loadu_si512(keys.add(key * stride + dim).cast()) };
-        }
-        for (pair, column) in transpose_16x16(some).iter().enumerate() {
-            for (odd, keys) in widen_pairs(*column).into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        for (pair, column) in unsafe { columns(keys.add(dim), stride) }.into_iter().enumerate() {
+            for (odd, keys) in widen_pairs(column).into_iter().enumerate() {
                 for (row, sum) in sums.iter_mut().enumerate() {
                     // SAFETY: the caller's promise.
                     let q = unsafe { _mm512_set1_ps(*q.add((dim + 2 * pair + odd) * FEW_ROWS + row)) };
