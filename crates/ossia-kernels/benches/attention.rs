@@ -1,6 +1,6 @@
 //! Speed of paged attention at gpt-oss-20b's shape (64 query heads, 8 key-value heads, head_dim 64).
 //!
-//! `cargo bench --workspace --bench attention -- [threads] [decode|prefill]`. Every figure is the best of some repetitions.
+//! `cargo bench --workspace --bench attention -- [threads] [decode|prefill] [fp8]`. Every figure is the best of some repetitions.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ const KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 64;
 const BLOCK_SIZE: usize = 16;
 
-/// The last `num_queries` of a context, over a bf16 cache.
+/// The last `num_queries` of a context.
 struct Case {
     name: &'static str,
     num_queries: usize,
@@ -27,7 +27,8 @@ struct Case {
 fn main() {
     let threads = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or_else(num_threads);
     set_num_threads(threads);
-    println!("{threads} threads");
+    let dtype = if std::env::args().any(|arg| arg == "fp8") { DType::F8E4M3 } else { DType::BF16 };
+    println!("{threads} threads, {} caches", dtype.as_str());
     let case = |name, num_queries, context_len, sliding_window| Case {
         name,
         num_queries,
@@ -45,15 +46,15 @@ fn main() {
         case("prefill, sliding", 512, 4096, Some(128)),
     ];
     for case in cases.iter().filter(|case| chosen.as_ref().is_none_or(|word| case.name.starts_with(word))) {
-        measure(case);
+        measure(case, dtype);
     }
 }
 
-fn measure(case: &Case) {
+fn measure(case: &Case, dtype: DType) {
     let num_blocks = case.context_len.div_ceil(BLOCK_SIZE);
     let cache = || {
         let shape = (num_blocks, BLOCK_SIZE, KV_HEADS, HEAD_DIM);
-        Tensor::rand(-1f32, 1.0, shape, &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap()
+        Tensor::rand(-1f32, 1.0, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
     };
     let (k, v) = (cache(), cache());
     let q = Tensor::rand(-1f32, 1.0, (case.num_queries, HEADS, HEAD_DIM), &Device::Cpu).unwrap();

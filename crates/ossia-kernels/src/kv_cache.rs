@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, bail};
 use half::bf16;
 
 use crate::cpu::contiguous_f32;
-use crate::{KernelError, Result};
+use crate::{KernelError, Result, fp8};
 
 /// Physical blocks of one sequence in one group of layers.
 ///
@@ -19,7 +19,7 @@ pub struct BlockTable {
 }
 
 /// Writes `k` and `v` `[n, kv_heads, head_dim]` f32 into the caches
-/// `[num_blocks, block_size, kv_heads, head_dim]` (f32, or bf16 by rounding to nearest even), token `i` at
+/// `[num_blocks, block_size, kv_heads, head_dim]` (f32, or bf16 or e4m3 by rounding to nearest even), token `i` at
 /// slot `slot_mapping[i] = block * block_size + offset`.
 ///
 /// # Errors
@@ -70,7 +70,8 @@ impl InplaceOp2 for WriteSlots<'_> {
         match cache {
             CpuStorage::F32(cache) => self.write(&mut cache[start..end], x, |x| x),
             CpuStorage::BF16(cache) => self.write(&mut cache[start..end], x, bf16::from_f32),
-            _ => bail!("write_kv: the cache must be f32 or bf16"),
+            CpuStorage::F8E4M3(cache) => self.write(&mut cache[start..end], x, fp8::to_e4m3),
+            _ => bail!("write_kv: the cache must be f32, bf16 or e4m3"),
         }
     }
 }
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn tokens_land_in_their_slots() {
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in [DType::F32, DType::BF16, DType::F8E4M3] {
             let cache = || Tensor::zeros((2, 2, 1, 2), dtype, &Device::Cpu).unwrap();
             let (k_cache, v_cache) = (cache(), cache());
             let k = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0], (2, 1, 2), &Device::Cpu).unwrap();

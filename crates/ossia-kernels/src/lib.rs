@@ -11,6 +11,7 @@ mod device_input;
 mod draw;
 mod embedding;
 mod error;
+mod fp8;
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
 mod gpu;
 mod kv_cache;

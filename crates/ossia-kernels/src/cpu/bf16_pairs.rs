@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-/// How a processor multiplies and sums pairs of bf16 in vectors (AVX-512 BF16).
+/// How a processor multiplies and sums pairs of bf16 in vectors (AVX-512 BF16, with VBMI beside it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bf16Pairs {
     /// Not at all.
@@ -18,7 +18,10 @@ pub(crate) enum Bf16Pairs {
 pub(crate) fn bf16_pairs() -> Bf16Pairs {
     static DETECTED: OnceLock<Bf16Pairs> = OnceLock::new();
     *DETECTED.get_or_init(|| {
-        let has_pairs = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
+        // All but Cooper Lake have both.
+        let has_pairs = is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vbmi");
         let vendor = std::arch::x86_64::__cpuid(0);
         let is_amd =
             [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD";

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::CHUNK_LEN;
 use super::cpu::KvElement;
 use super::operands::{CachedValues, Operands};
+use super::staged::HeadsOfSlots;
 use super::tile::TileInput;
 
 /// Keys are taken in steps of this many, and summed in as many parts; divides [`CHUNK_LEN`].
@@ -77,15 +78,21 @@ impl Chunk {
     /// The values of a head where they lie.
     #[inline(always)]
     pub(super) fn values<'a, T>(&'a self, input: &TileInput<'a, T>, kv_head: usize) -> CachedValues<'a, T> {
-        let shape = input.op.shape;
         CachedValues {
-            cache: input.v,
+            cache: input.cache.v,
             slots: &self.slots,
-            stride: shape.num_kv_heads * shape.head_dim,
-            offset: kv_head * shape.head_dim,
-            head_dim: shape.head_dim,
+            stride: input.cache.slot_stride,
+            offset: input.cache.place(0, kv_head),
+            head_dim: input.op.shape.head_dim,
             visible: self.visible_keys(),
         }
+    }
+
+    /// Says that the chunk's keys lie one after the other, and that nothing more is to be asked of memory.
+    #[inline(always)]
+    pub(super) fn take_from_first_slots(&mut self) {
+        self.slots = std::array::from_fn(|key| key);
+        self.next_keys = 0;
     }
 
     /// The keys that some row sees, relative to the chunk.
@@ -135,19 +142,21 @@ impl Fetched {
         kv_head: usize,
     ) {
         let shape = input.op.shape;
-        let (head_dim, stride) = (shape.head_dim, shape.num_kv_heads * shape.head_dim);
+        let (head_dim, cache) = (shape.head_dim, input.cache);
         if shape.block_size.is_multiple_of(KEY_STEP) {
             // A step of keys then lies in one block.
             for step in chunk.keys.clone().step_by(KEY_STEP) {
-                let at = chunk.slots[step] * stride + kv_head * head_dim;
-                let keys = &input.k[at..][..(KEY_STEP - 1) * stride + head_dim];
+                let keys = cache.step_of_keys(chunk.slots[step], kv_head, head_dim);
                 // SAFETY: `keys` are there, and a step's places in `k`.
-                unsafe { P::transpose_keys(keys.as_ptr(), stride, head_dim, self.k[step..].as_mut_ptr()) };
+                unsafe {
+                    let to = self.k[step..].as_mut_ptr();
+                    P::transpose_keys(keys.as_ptr(), cache.slot_stride, head_dim, to);
+                };
             }
         } else {
             for key in chunk.visible_keys() {
-                let at = chunk.slots[key] * stride + kv_head * head_dim;
-                P::put_key(&input.k[at..][..head_dim], &mut self.k[key..]);
+                let at = cache.place(chunk.slots[key], kv_head);
+                P::put_key(&cache.k[at..][..head_dim], &mut self.k[key..]);
             }
         }
         // SAFETY: the condition is the caller's.
@@ -157,12 +166,17 @@ impl Fetched {
 
 /// Asks memory for a head's keys and values of the chunk after this one: those of `keys`, relative to it.
 #[inline(always)]
-pub(super) fn prefetch_next<T>(input: &TileInput<T>, chunk: &Chunk, kv_head: usize, keys: Range<usize>) {
-    let shape = input.op.shape;
+pub(super) fn prefetch_next<T>(
+    cache: &HeadsOfSlots<T>,
+    head_dim: usize,
+    chunk: &Chunk,
+    kv_head: usize,
+    keys: Range<usize>,
+) {
     for slot in &chunk.next_slots[keys.start.min(chunk.next_keys)..keys.end.min(chunk.next_keys)] {
-        let at = (slot * shape.num_kv_heads + kv_head) * shape.head_dim;
-        prefetch(&input.k[at..at + shape.head_dim]);
-        prefetch(&input.v[at..at + shape.head_dim]);
+        let at = cache.place(*slot, kv_head);
+        prefetch(&cache.k[at..at + head_dim]);
+        prefetch(&cache.v[at..at + head_dim]);
     }
 }
 

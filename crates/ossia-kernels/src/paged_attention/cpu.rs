@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use float8::F8E4M3;
 use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
+use super::staged::{Caches, HeadsOfSlots};
 use super::sums::{Sums, padded};
 use super::tile::{self, TileInput};
 #[cfg(target_arch = "x86_64")]
@@ -16,6 +18,7 @@ use super::{AttentionShape, PagedAttention, SPAN_LEN};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::{Bf16Pairs, bf16_pairs};
 use crate::cpu::{SharedSlice, for_each_task, num_threads};
+use crate::fp8;
 
 /// Rows (query, head of the group) of a tile: enough to pay for fetching its keys, few enough for L2.
 const TILE_ROWS: usize = 256;
@@ -29,6 +32,8 @@ const TASKS_PER_THREAD: usize = 2;
 pub(super) trait KvElement: Copy + Sync + Sized {
     /// Exact widening.
     fn to_f32(self) -> f32;
+    /// The same number.
+    fn of_e4m3(x: F8E4M3) -> Self;
     /// The pointer as what it is.
     #[cfg(target_arch = "x86_64")]
     fn typed(from: *const Self) -> TypedPointer;
@@ -52,6 +57,11 @@ impl KvElement for f32 {
         self
     }
 
+    #[inline(always)]
+    fn of_e4m3(x: F8E4M3) -> Self {
+        fp8::to_bf16(x).to_f32()
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn typed(from: *const Self) -> TypedPointer {
@@ -63,6 +73,11 @@ impl KvElement for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn of_e4m3(x: F8E4M3) -> Self {
+        fp8::to_bf16(x)
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -106,17 +121,16 @@ pub(super) struct Path<T> {
 }
 
 /// Attention of all queries, `[n, heads * head_dim]`.
-pub(super) fn attend<T: KvElement>(op: &PagedAttention, q: &[f32], k: &[T], v: &[T]) -> Vec<f32> {
+pub(super) fn attend<T: KvElement>(op: &PagedAttention, q: &[f32], caches: Caches<T>) -> Vec<f32> {
     let path = available_paths(op.shape).pop().map_or_else(portable, |(_, path)| path);
-    attend_with(op, q, k, v, &path, num_threads())
+    attend_with(op, q, caches, &path, num_threads())
 }
 
 /// [`attend`] with a given path and number of threads; the result depends on neither but for the rounding of the path.
 pub(super) fn attend_with<T: KvElement>(
     op: &PagedAttention,
     q: &[f32],
-    k: &[T],
-    v: &[T],
+    caches: Caches<T>,
     path: &Path<T>,
     threads: usize,
 ) -> Vec<f32> {
@@ -135,7 +149,7 @@ pub(super) fn attend_with<T: KvElement>(
         };
         let heads_len = task.kv_heads.len() * shape.group_size() * len;
         let mut tile_out = vec![0f32; num_spans * task.num_queries * heads_len];
-        (path.run_tile)(&tile_input(op, task, q, k, v), &mut tile_out);
+        (path.run_tile)(&tile_input(op, task, q, caches), &mut tile_out);
         for (idx, from) in tile_out.chunks(heads_len).enumerate() {
             let row = first_row + idx * shape.num_heads + task.kv_heads.start * shape.group_size();
             // SAFETY: each (query, key-value head, span) belongs to one task, so no other thread writes here.
@@ -221,16 +235,21 @@ fn tile_input<'a, T>(
     op: &PagedAttention<'a>,
     task: &Task,
     q: &'a [f32],
-    k: &'a [T],
-    v: &'a [T],
+    caches: Caches<'a, T>,
 ) -> TileInput<'a, T> {
+    let (cache, narrow) = match caches {
+        Caches::AsIs { k, v } => (HeadsOfSlots::all(op.shape, k, v), None),
+        Caches::E4m3 { k, v } => {
+            (HeadsOfSlots::all(op.shape, &[], &[]), Some(HeadsOfSlots::all(op.shape, k, v)))
+        }
+    };
     let context_len = op.metadata.context_lens[task.seq] as usize;
     let end = op.metadata.cu_seqlens_q[task.seq + 1] as usize;
     TileInput {
         op: *op,
         q,
-        k,
-        v,
+        cache,
+        narrow,
         table: &op.metadata.block_tables[task.seq],
         kv_heads: task.kv_heads.clone(),
         first_query: task.first_query,
@@ -302,7 +321,7 @@ macro_rules! compiled_for {
 
 #[cfg(target_arch = "x86_64")]
 fn pairs_tile(input: &TileInput<bf16>, out: &mut [f32]) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vbmi")]
     fn run(input: &TileInput<bf16>, out: &mut [f32]) {
         // SAFETY: as above.
         unsafe { tile::run::<bf16, VectorRows<vector::Bf16Pairs>>(input, out) }
@@ -313,7 +332,7 @@ fn pairs_tile(input: &TileInput<bf16>, out: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 fn amx_tile(input: &TileInput<bf16>, out: &mut [f32]) {
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
     fn run(input: &TileInput<bf16>, out: &mut [f32]) {
         // SAFETY: as above; `amx::fits` says so of tiles.
         unsafe { tile::run::<bf16, amx::AmxRows>(input, out) }

@@ -14,6 +14,7 @@ mod operands;
 #[cfg(test)]
 mod reference;
 mod softmax;
+mod staged;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,9 @@ mod vector;
 mod vector_rows;
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, bail};
+use half::bf16;
 
+use self::staged::Caches;
 use crate::cpu::contiguous_f32;
 use crate::kv_cache::BlockTable;
 use crate::{KernelError, Result};
@@ -56,8 +59,8 @@ pub struct AttentionMetadata<'a> {
     pub block_tables: &'a [BlockTable],
 }
 
-/// `q` `[n, heads, head_dim]` f32 over caches `[num_blocks, block_size, kv_heads, head_dim]` (both f32 or
-/// both bf16) to `[n, heads * head_dim]` f32. Query head `h` reads key-value head `h / (heads / kv_heads)`.
+/// `q` `[n, heads, head_dim]` f32 over caches `[num_blocks, block_size, kv_heads, head_dim]` (both f32, both bf16 or
+/// both e4m3, which is widened to bf16) to `[n, heads * head_dim]` f32. Query head `h` reads key-value head `h / (heads / kv_heads)`.
 ///
 /// # Errors
 /// [`KernelError::Shape`] or [`KernelError::ActivationDType`] if shapes do not fit, [`KernelError::Candle`]
@@ -206,9 +209,16 @@ impl CustomOp3 for PagedAttention<'_> {
             |layout: &Layout| layout.start_offset()..layout.start_offset() + layout.shape().elem_count();
         let (k_range, v_range) = (range(k_layout), range(v_layout));
         let out = match (k_cache, v_cache) {
-            (CpuStorage::F32(k), CpuStorage::F32(v)) => cpu::attend(self, q, &k[k_range], &v[v_range]),
-            (CpuStorage::BF16(k), CpuStorage::BF16(v)) => cpu::attend(self, q, &k[k_range], &v[v_range]),
-            _ => bail!("paged_attention: the caches must be both f32 or both bf16"),
+            (CpuStorage::F32(k), CpuStorage::F32(v)) => {
+                cpu::attend(self, q, Caches::AsIs { k: &k[k_range], v: &v[v_range] })
+            }
+            (CpuStorage::BF16(k), CpuStorage::BF16(v)) => {
+                cpu::attend(self, q, Caches::AsIs { k: &k[k_range], v: &v[v_range] })
+            }
+            (CpuStorage::F8E4M3(k), CpuStorage::F8E4M3(v)) => {
+                cpu::attend::<bf16>(self, q, Caches::E4m3 { k: &k[k_range], v: &v[v_range] })
+            }
+            _ => bail!("paged_attention: the caches must be both f32, both bf16 or both e4m3"),
         };
         let shape = Shape::from((q_layout.dims()[0], self.shape.num_heads * self.shape.head_dim));
         Ok((CpuStorage::F32(out), shape))

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use float8::F8E4M3;
+
 use super::chunk::KEY_STEP;
 use super::cpu::KvElement;
 use super::vector::{Portable, Vector};
@@ -38,6 +40,12 @@ pub(super) trait Operands: Copy {
     /// Packs numbers, whole steps of [`KEY_STEP`] if lanes hold more than one, into the first lanes of where they are.
     #[inline(always)]
     unsafe fn pack(_numbers: &mut [f32]) {}
+
+    /// Exact widening of as many numbers.
+    #[inline(always)]
+    unsafe fn widen_e4m3<T: KvElement>(from: &[F8E4M3], to: &mut [T]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = T::of_e4m3(*from));
+    }
 
     /// Writes a key, lane `lane` of it to `lane * CHUNK_LEN`.
     #[inline(always)]

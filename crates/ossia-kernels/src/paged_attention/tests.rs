@@ -6,6 +6,7 @@ use candle_core::Device;
 use half::bf16;
 
 use super::*;
+use crate::fp8::{to_bf16, to_e4m3};
 
 const NUM_BLOCKS: usize = 128;
 
@@ -140,7 +141,7 @@ fn check_paths<T: cpu::KvElement>(case: &Case, k: &[T], v: &[T]) {
     case.with_op(&case.whole(), |op, q| {
         let expected = reference::attend(op, q, &widened(k), &widened(v));
         for (name, path) in cpu::available_paths::<T>(case.shape) {
-            let out = cpu::attend_with(op, q, k, v, &path, 2);
+            let out = cpu::attend_with(op, q, Caches::AsIs { k, v }, &path, 2);
             // These round queries and probabilities to bf16.
             let tolerance = if ["avx512_bf16", "amx"].contains(&name) { 4e-3 } else { 2e-5 };
             for (out, expected) in out.iter().zip(&expected) {
@@ -179,11 +180,12 @@ fn check_bits<T: cpu::KvElement>([case, elsewhere]: [&Case; 2], [k, v, other_k, 
     let token_len = shape.num_heads * shape.head_dim;
     for (name, path) in cpu::available_paths::<T>(shape) {
         let run = |parts: &[(usize, u32, u32)], threads: usize| {
-            case.with_op(parts, |op, q| cpu::attend_with(op, q, k, v, &path, threads))
+            case.with_op(parts, |op, q| cpu::attend_with(op, q, Caches::AsIs { k, v }, &path, threads))
         };
         let alone = run(&[(0, 0, len)], 1);
-        let both = elsewhere
-            .with_op(&[(1, 0, 77), (0, 0, len)], |op, q| cpu::attend_with(op, q, other_k, other_v, &path, 2));
+        let both = elsewhere.with_op(&[(1, 0, 77), (0, 0, len)], |op, q| {
+            cpu::attend_with(op, q, Caches::AsIs { k: other_k, v: other_v }, &path, 2)
+        });
         assert_eq!(alone, both[77 * token_len..], "{name} {shape:?}");
         for chunk in [1u32, 7, 64, 100] {
             let mut out = Vec::new();
@@ -206,7 +208,9 @@ fn few_rows_over_bf16_caches_have_the_bits_of_many() {
         let (k, v) = (rounded(&case.k), rounded(&case.v));
         for (name, path) in cpu::available_paths::<bf16>(shape) {
             let run = |first: u32, end: u32| {
-                case.with_op(&[(0, first, end)], |op, q| cpu::attend_with(op, q, &k, &v, &path, 2))
+                case.with_op(&[(0, first, end)], |op, q| {
+                    cpu::attend_with(op, q, Caches::AsIs { k: &k, v: &v }, &path, 2)
+                })
             };
             let whole = run(0, context);
             for num_queries in 1..=3 {
@@ -236,7 +240,7 @@ fn slots_that_nobody_sees_may_hold_no_numbers() {
             let last = case.context_lens.iter().enumerate().map(|(seq, &len)| (seq, len - 1, len)).collect();
             for parts in [case.whole(), last] {
                 let run = |k: &[bf16], v: &[bf16]| {
-                    case.with_op(&parts, |op, q| cpu::attend_with(op, q, k, v, &path, 2))
+                    case.with_op(&parts, |op, q| cpu::attend_with(op, q, Caches::AsIs { k, v }, &path, 2))
                 };
                 assert_eq!(run(&k, &v), run(&finite_k, &finite_v), "{name} {window:?}");
             }
@@ -247,7 +251,9 @@ fn slots_that_nobody_sees_may_hold_no_numbers() {
 #[test]
 fn dropped_blocks_do_not_show() {
     let mut case = Case::new(shape_of_20b(), Some(128), &[300], 5);
-    let run = |case: &Case| case.with_op(&[(0, 299, 300)], |op, q| cpu::attend(op, q, &case.k, &case.v));
+    let run = |case: &Case| {
+        case.with_op(&[(0, 299, 300)], |op, q| cpu::attend(op, q, Caches::AsIs { k: &case.k, v: &case.v }))
+    };
     let before = run(&case);
     // Position 299 sees 172 onwards: blocks 0 to 9 may go.
     case.tables[0].blocks.drain(..10);
@@ -262,7 +268,10 @@ fn avx2_and_avx512_give_the_same_bits() {
     let fused: Vec<_> =
         cpu::available_paths::<f32>(case.shape).into_iter().filter(|(name, _)| *name != "portable").collect();
     let outs: Vec<Vec<f32>> = case.with_op(&[(0, 0, 300)], |op, q| {
-        fused.iter().map(|(_, path)| cpu::attend_with(op, q, &case.k, &case.v, path, 1)).collect()
+        fused
+            .iter()
+            .map(|(_, path)| cpu::attend_with(op, q, Caches::AsIs { k: &case.k, v: &case.v }, path, 1))
+            .collect()
     });
     assert!(outs.windows(2).all(|pair| pair[0] == pair[1]));
 }
@@ -276,10 +285,41 @@ fn bf16_caches_are_widened_exactly() {
         let wide = cpu::available_paths::<f32>(case.shape);
         for (name, path) in cpu::available_paths::<bf16>(case.shape) {
             let Some((_, wide)) = wide.iter().find(|(wide, _)| *wide == name) else { continue };
-            let found = cpu::attend_with(op, q, &k, &v, &path, 1);
-            assert_eq!(found, cpu::attend_with(op, q, &wide_k, &wide_v, wide, 1), "{name}");
+            let found = cpu::attend_with(op, q, Caches::AsIs { k: &k, v: &v }, &path, 1);
+            assert_eq!(
+                found,
+                cpu::attend_with(op, q, Caches::AsIs { k: &wide_k, v: &wide_v }, wide, 1),
+                "{name}"
+            );
         }
     });
+}
+
+#[test]
+fn e4m3_caches_are_widened_exactly() {
+    for (shape, window) in [
+        (shape_of_20b(), None),
+        (shape_of_20b(), Some(128)),
+        (shape(6, 2, 10, 5), Some(70)),
+        (shape(12, 4, 32, 5), None),
+    ] {
+        let case = Case::new(shape, window, &[200, 77], 5);
+        let narrowed = |cache: &[f32]| cache.iter().map(|x| to_e4m3(*x)).collect::<Vec<_>>();
+        let (k, v) = (narrowed(&case.k), narrowed(&case.v));
+        let [wide_k, wide_v] = [&k, &v].map(|cache| cache.iter().map(|x| to_bf16(*x)).collect::<Vec<_>>());
+        let last = vec![(0, 198, 200), (1, 76, 77)];
+        for parts in [case.whole(), last] {
+            case.with_op(&parts, |op, q| {
+                for (name, path) in cpu::available_paths::<bf16>(shape) {
+                    let narrow = Caches::E4m3 { k: &k, v: &v };
+                    let wide = Caches::AsIs { k: &wide_k, v: &wide_v };
+                    let [found, expected] =
+                        [narrow, wide].map(|caches| cpu::attend_with(op, q, caches, &path, 2));
+                    assert_eq!(found, expected, "{name} {shape:?} {window:?} {parts:?}");
+                }
+            });
+        }
+    }
 }
 
 #[test]

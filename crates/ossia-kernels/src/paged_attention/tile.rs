@@ -5,20 +5,25 @@
 
 use std::ops::Range;
 
+use float8::F8E4M3;
+
 use super::chunk::Chunk;
+use super::cpu::KvElement;
+use super::staged::{HeadsOfSlots, Staged};
 use super::sums::{Sums, padded};
 use super::{CHUNK_LEN, PagedAttention, SPAN_LEN};
 use crate::kv_cache::BlockTable;
 
 /// What a tile is computed from. The op has checked that the table covers what the queries see.
+#[derive(Clone)]
 pub(super) struct TileInput<'a, T> {
     pub(super) op: PagedAttention<'a>,
     /// All queries, `[n, heads, head_dim]`.
     pub(super) q: &'a [f32],
-    /// All keys, `[num_blocks, block_size, kv_heads, head_dim]`.
-    pub(super) k: &'a [T],
-    /// All values, as the keys.
-    pub(super) v: &'a [T],
+    /// All keys and values, or those of a chunk that are widened.
+    pub(super) cache: HeadsOfSlots<'a, T>,
+    /// Keys and values of which a chunk's are to be widened into `cache`, if they are narrower.
+    pub(super) narrow: Option<HeadsOfSlots<'a, F8E4M3>>,
     pub(super) table: &'a BlockTable,
     /// Key-value heads, one after the other.
     pub(super) kv_heads: Range<usize>,
@@ -60,6 +65,8 @@ impl<T> TileInput<'_, T> {
 pub(super) trait Rows<T>: Sized {
     /// Rows of a head with those that fill the last step up.
     fn padded_rows(input: &TileInput<T>) -> usize;
+    /// Exact widening of as many numbers of a cache.
+    unsafe fn widen(from: &[F8E4M3], to: &mut [T]);
     /// The rows before any key.
     unsafe fn new(input: &TileInput<T>) -> Self;
     /// Merges a chunk of each head's keys and values into its rows.
@@ -78,7 +85,7 @@ pub(super) trait Rows<T>: Sized {
 /// # Safety
 /// The processor has the instructions of `R`.
 #[inline(always)]
-pub(super) unsafe fn run<T, R: Rows<T>>(input: &TileInput<T>, out: &mut [f32]) {
+pub(super) unsafe fn run<T: KvElement, R: Rows<T>>(input: &TileInput<T>, out: &mut [f32]) {
     let head_dim = input.op.shape.head_dim;
     let (rows, len) = (input.num_rows(), Sums::len(padded(head_dim)));
     let first = input.op.first_visible(input.first_position);
@@ -86,6 +93,7 @@ pub(super) unsafe fn run<T, R: Rows<T>>(input: &TileInput<T>, out: &mut [f32]) {
     let spans = input.spans.clone().unwrap_or(first / SPAN_LEN..end.div_ceil(SPAN_LEN));
     let out_len = out.len() / if input.spans.is_some() { spans.len() } else { 1 };
     let mut chunk = Chunk::new(R::padded_rows(input));
+    let mut staged = input.narrow.map(|_| Staged::new(input));
     // SAFETY: the condition is the caller's.
     unsafe {
         let mut state = R::new(input);
@@ -93,7 +101,10 @@ pub(super) unsafe fn run<T, R: Rows<T>>(input: &TileInput<T>, out: &mut [f32]) {
             let first = first.max(span * SPAN_LEN) / CHUNK_LEN * CHUNK_LEN;
             for start in (first..end.min((span + 1) * SPAN_LEN)).step_by(CHUNK_LEN) {
                 chunk.begin(input, start);
-                state.add_chunk(input, &chunk);
+                match &mut staged {
+                    Some(staged) => state.add_chunk(&staged.widen::<R>(input, &mut chunk), &chunk),
+                    None => state.add_chunk(input, &chunk),
+                }
             }
             if input.spans.is_some() {
                 let out = &mut out[idx * out_len..][..out_len];

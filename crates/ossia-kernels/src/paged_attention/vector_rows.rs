@@ -5,6 +5,8 @@
 
 use std::f32::consts::LOG2_E;
 
+use float8::F8E4M3;
+
 use super::CHUNK_LEN;
 use super::chunk::{Chunk, Fetched, KEY_STEP, prefetch_next};
 use super::cpu::KvElement;
@@ -53,6 +55,12 @@ impl<T: KvElement, P: Operands> Rows<T> for VectorRows<P> {
     }
 
     #[inline(always)]
+    unsafe fn widen(from: &[F8E4M3], to: &mut [T]) {
+        // SAFETY: the condition is the caller's.
+        unsafe { P::widen_e4m3(from, to) }
+    }
+
+    #[inline(always)]
     unsafe fn new(input: &TileInput<T>) -> Self {
         // SAFETY: the condition is the caller's.
         let heads = input.kv_heads.clone().map(|kv_head| unsafe { Head::new(input, kv_head) }).collect();
@@ -67,7 +75,7 @@ impl<T: KvElement, P: Operands> Rows<T> for VectorRows<P> {
                 if head.reads_cache {
                     head.add_from_cache(input, chunk);
                 } else {
-                    prefetch_next(input, chunk, head.kv_head, 0..CHUNK_LEN);
+                    prefetch_next(&input.cache, head.head_dim, chunk, head.kv_head, 0..CHUNK_LEN);
                     self.fetched.fetch::<P, T>(input, chunk, head.kv_head);
                     head.add_fetched(chunk, &self.fetched);
                 }
@@ -221,7 +229,7 @@ impl<P: Operands> Head<P> {
     /// As for [`Self::add_fetched`]; `P` reads this cache.
     #[inline(always)]
     unsafe fn add_from_cache<T: KvElement>(&mut self, input: &TileInput<T>, chunk: &Chunk) {
-        let (stride, len) = (input.op.shape.num_kv_heads * self.head_dim, Sums::len(self.dims));
+        let (cache, len) = (input.cache, Sums::len(self.dims));
         for row in (0..self.rows).step_by(FEW_ROWS) {
             // SAFETY: the conditions are the caller's; rows are whole steps, and so are keys, each step in one block;
             // a head's values are within its slot.
@@ -229,12 +237,11 @@ impl<P: Operands> Head<P> {
                 for key in chunk.keys.clone().step_by(KEY_STEP) {
                     // Step by step: a whole chunk at once would wait for memory instead of computing beside it.
                     if row == 0 {
-                        prefetch_next(input, chunk, self.kv_head, key..key + KEY_STEP);
+                        prefetch_next(&cache, self.head_dim, chunk, self.kv_head, key..key + KEY_STEP);
                     }
-                    let at = chunk.slots[key] * stride + self.kv_head * self.head_dim;
-                    let keys = &input.k[at..][..(KEY_STEP - 1) * stride + self.head_dim];
+                    let keys = cache.step_of_keys(chunk.slots[key], self.kv_head, self.head_dim);
                     let q = self.q[row * self.lanes..][..FEW_ROWS * self.lanes].as_ptr();
-                    P::logits(q, keys.as_ptr(), stride, self.head_dim, &mut self.probs, key);
+                    P::logits(q, keys.as_ptr(), cache.slot_stride, self.head_dim, &mut self.probs, key);
                 }
                 let shrink = self.powers::<FEW_ROWS>(chunk, row);
                 let sums = &mut self.span[row * len..][..FEW_ROWS * len];

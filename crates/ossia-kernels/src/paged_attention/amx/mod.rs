@@ -12,6 +12,7 @@ use std::arch::x86_64::*;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
+use float8::F8E4M3;
 use half::bf16;
 
 use super::chunk::{Chunk, prefetch_next};
@@ -20,6 +21,7 @@ use super::vector::{Avx512, exp2_nonpositive};
 use super::{AttentionShape, CHUNK_LEN};
 use crate::cpu::amx::{TILE_BYTES, TILE_ROW_BYTES, TileConfig, Tiles};
 use crate::cpu::{Isa, Scratch};
+use crate::fp8;
 use pack::FetchedTiles;
 use products::Products;
 
@@ -40,7 +42,9 @@ const BLOCK_LEN: usize = CHUNK_LEN * SIDE;
 
 /// Whether this processor has tiles and they fit the heads.
 pub(super) fn fits(shape: AttentionShape) -> bool {
-    Isa::Amx.is_available() && shape.head_dim.is_multiple_of(DIM_TILES * SIDE)
+    Isa::Amx.is_available()
+        && is_x86_feature_detected!("avx512vbmi")
+        && shape.head_dim.is_multiple_of(DIM_TILES * SIDE)
 }
 
 /// Running state of a task. Its blocks of rows are numbered head by head.
@@ -72,6 +76,12 @@ const FETCHED: usize = 4;
 impl Rows<bf16> for AmxRows {
     fn padded_rows(input: &TileInput<bf16>) -> usize {
         input.num_rows().next_multiple_of(SIDE)
+    }
+
+    #[inline(always)]
+    unsafe fn widen(from: &[F8E4M3], to: &mut [bf16]) {
+        // SAFETY: the condition of the trait; processors with AMX have AVX-512 VBMI.
+        unsafe { fp8::widen_avx512(from, to) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -226,7 +236,7 @@ impl AmxRows {
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn fetch(&mut self, input: &TileInput<bf16>, chunk: &Chunk, head: usize) {
         let kv_head = input.kv_heads.start + head;
-        prefetch_next(input, chunk, kv_head, 0..CHUNK_LEN);
+        prefetch_next(&input.cache, self.head_dim, chunk, kv_head, 0..CHUNK_LEN);
         let fetched = self.fetched[head % FETCHED].get_or_insert_with(|| FetchedTiles::new(self.head_dim));
         // SAFETY: the condition above.
         unsafe { fetched.fetch(input, chunk, kv_head, self.num_blocks) };

@@ -105,9 +105,9 @@ impl FetchedTiles {
         kv_head: usize,
         num_blocks: usize,
     ) {
-        let shape = input.op.shape;
+        let (shape, cache) = (input.op.shape, input.cache);
         let leaves_keys = num_blocks == 1 && shape.block_size.is_multiple_of(SIDE);
-        let place = |slot: usize| (slot * shape.num_kv_heads + kv_head) * shape.head_dim;
+        let place = |slot: usize| cache.place(slot, kv_head);
         let visible = chunk.visible_keys();
         let mut places = [None; CHUNK_LEN];
         for key in visible.clone() {
@@ -115,10 +115,9 @@ impl FetchedTiles {
         }
         let (stride, tiles): (_, [_; KEY_TILES]) = match leaves_keys {
             true => {
-                let stride = shape.num_kv_heads * shape.head_dim;
-                let len = (SIDE - 1) * stride + shape.head_dim;
-                let tile = |tile: usize| input.k[place(chunk.slots[tile * SIDE])..][..len].as_ptr().cast();
-                (stride, std::array::from_fn(tile))
+                let keys = |slot| cache.step_of_keys(slot, kv_head, shape.head_dim).as_ptr().cast();
+                let tile = |tile: usize| keys(chunk.slots[tile * SIDE]);
+                (cache.slot_stride, std::array::from_fn(tile))
             }
             false => {
                 let tile = |tile: usize| self.keys[tile * SIDE * shape.head_dim / 2..].as_ptr().cast();
@@ -132,13 +131,13 @@ impl FetchedTiles {
                 if !leaves_keys {
                     let to = &mut self.keys[(step * DEPTH * shape.head_dim + dim) / 2..];
                     for (place, to) in places.iter().zip(to.chunks_mut(shape.head_dim / 2)) {
-                        let key = some_of(input.k, *place, dim);
+                        let key = some_of(cache.k, *place, dim);
                         // SAFETY: room for a register.
                         unsafe { _mm512_store_si512(to[..SIDE].as_mut_ptr().cast(), key) };
                     }
                 }
                 let tile = step * (shape.head_dim / SIDE) + dim / SIDE;
-                transpose_values(input.v, places, dim, &mut self.values[tile * TILE_LEN..][..2 * TILE_LEN]);
+                transpose_values(cache.v, places, dim, &mut self.values[tile * TILE_LEN..][..2 * TILE_LEN]);
             }
         }
     }

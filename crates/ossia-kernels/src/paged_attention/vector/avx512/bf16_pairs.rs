@@ -3,14 +3,16 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use float8::F8E4M3;
 use half::bf16;
 
 use super::few_rows::{DimOrder, add_in_order};
 use super::{
-    AttentionShape, Avx512, CHUNK_LEN, CachedValues, FEW_ROWS, KEY_STEP, KvElement, Operands, TypedPointer,
-    columns,
+    AttentionShape, Avx512, CHUNK_LEN, CachedValues, FEW_ROWS, KEY_STEP, KvElement, Operands, Portable,
+    TypedPointer, columns,
 };
 use crate::cpu::{dot_bf16, to_bf16};
+use crate::fp8;
 
 /// Lanes of a register.
 const LANES: usize = 16;
@@ -53,6 +55,18 @@ impl Operands for Bf16Pairs {
                 let pairs = to_bf16(_mm512_loadu_ps(start.add(at)));
                 _mm256_storeu_si256(start.add(at / 2).cast(), pairs);
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen_e4m3<T: KvElement>(from: &[F8E4M3], to: &mut [T]) {
+        match T::typed(to.as_ptr()) {
+            // SAFETY: the trait's condition; `to` is of bf16.
+            TypedPointer::Bf16(at) => unsafe {
+                fp8::widen_avx512(from, std::slice::from_raw_parts_mut(at.cast_mut(), to.len()));
+            },
+            // SAFETY: plain Rust runs everywhere.
+            TypedPointer::F32(_) => unsafe { Portable::widen_e4m3(from, to) },
         }
     }
 
