@@ -25,8 +25,14 @@ const SOURCES: &[&str] = &[
 ];
 
 /// What they include.
-const HEADERS: &[&str] =
-    &["attention/paged_attention.h", "cuda/kernel.h", "cuda/shim.h", "gpu/fibers.h", "moe/mxfp4.h"];
+const HEADERS: &[&str] = &[
+    "attention/cache.h",
+    "attention/paged_attention.h",
+    "cuda/kernel.h",
+    "cuda/shim.h",
+    "gpu/fibers.h",
+    "moe/mxfp4.h",
+];
 
 /// Architectures with machine code of their own when OSSIA_CUDA_ARCHS does not say.
 const ARCHS: &str = "80,86,89,90a,120a";

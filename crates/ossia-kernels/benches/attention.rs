@@ -1,14 +1,15 @@
 //! Speed of paged attention at gpt-oss-20b's shape (64 query heads, 8 key-value heads, head_dim 64).
 //!
-//! `cargo bench --workspace --bench attention -- [threads] [decode|prefill] [fp8]`. Every figure is the best of some repetitions.
+//! `cargo bench --workspace --bench attention -- [threads] [decode|prefill] [fp8|int8]`. Every figure is the best of some repetitions.
 
 #![allow(clippy::unwrap_used)]
 
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use ossia_kernels::{
-    AttentionLayer, AttentionMetadata, BlockTable, num_threads, paged_attention, set_num_threads,
+    AttentionLayer, AttentionMetadata, BlockTable, CacheType, num_threads, paged_attention, set_num_threads,
+    write_kv,
 };
 
 const HEADS: usize = 64;
@@ -27,8 +28,13 @@ struct Case {
 fn main() {
     let threads = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or_else(num_threads);
     set_num_threads(threads);
-    let dtype = if std::env::args().any(|arg| arg == "fp8") { DType::F8E4M3 } else { DType::BF16 };
-    println!("{threads} threads, {} caches", dtype.as_str());
+    let named = |name: &str| std::env::args().any(|arg| arg == name);
+    let cache = match (named("fp8"), named("int8")) {
+        (true, _) => CacheType::Fp8,
+        (_, true) => CacheType::Int8,
+        _ => CacheType::Bf16,
+    };
+    println!("{threads} threads, caches in {cache:?}");
     let case = |name, num_queries, context_len, sliding_window| Case {
         name,
         num_queries,
@@ -46,17 +52,17 @@ fn main() {
         case("prefill, sliding", 512, 4096, Some(128)),
     ];
     for case in cases.iter().filter(|case| chosen.as_ref().is_none_or(|word| case.name.starts_with(word))) {
-        measure(case, dtype);
+        measure(case, cache);
     }
 }
 
-fn measure(case: &Case, dtype: DType) {
+fn measure(case: &Case, cache: CacheType) {
     let num_blocks = case.context_len.div_ceil(BLOCK_SIZE);
-    let cache = || {
-        let shape = (num_blocks, BLOCK_SIZE, KV_HEADS, HEAD_DIM);
-        Tensor::rand(-1f32, 1.0, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
-    };
+    let cache = || cache.zeros((num_blocks, BLOCK_SIZE, KV_HEADS, HEAD_DIM), &Device::Cpu).unwrap();
     let (k, v) = (cache(), cache());
+    let num_slots = num_blocks * BLOCK_SIZE;
+    let values = Tensor::rand(-1f32, 1.0, (num_slots, KV_HEADS, HEAD_DIM), &Device::Cpu).unwrap();
+    write_kv(&values, &values, &k, &v, &(0..num_slots as u32).collect::<Vec<_>>()).unwrap();
     let q = Tensor::rand(-1f32, 1.0, (case.num_queries, HEADS, HEAD_DIM), &Device::Cpu).unwrap();
     let layer = AttentionLayer { sinks: &[0.0; HEADS], scale: 0.125, sliding_window: case.sliding_window };
     let metadata = AttentionMetadata {

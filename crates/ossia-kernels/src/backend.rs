@@ -13,8 +13,8 @@ use crate::cuda::Kernels;
 use crate::metal::MetalKernels;
 use crate::weight::Matrix;
 use crate::{
-    Attention, AttentionBatch, AttentionMetadata, AttentionSpec, ComputeType, DeviceInput, Embedding, Isa,
-    Linear, MoeExperts, MoeWeights, Result, RmsNorm, num_threads,
+    Attention, AttentionBatch, AttentionMetadata, AttentionSpec, CacheType, ComputeType, DeviceInput,
+    Embedding, Isa, Linear, MoeExperts, MoeWeights, Result, RmsNorm, num_threads,
 };
 
 /// A device and the form that every op takes on it. All ops of a model are made by the same backend.
@@ -86,6 +86,18 @@ impl Backend {
             Form::Cuda(_) => format!("{location:?} with our kernels"),
             #[cfg(feature = "metal")]
             Form::Metal(_) => format!("{location:?} with our kernels"),
+        }
+    }
+
+    /// Whether attention takes such a cache.
+    pub fn takes_cache(&self, cache: CacheType) -> bool {
+        match self.form {
+            Form::Cpu => true,
+            Form::Generic => matches!(cache, CacheType::F32 | CacheType::Bf16),
+            #[cfg(feature = "cuda")]
+            Form::Cuda(_) => matches!(cache, CacheType::Bf16 | CacheType::Fp8),
+            #[cfg(feature = "metal")]
+            Form::Metal(_) => cache == CacheType::Bf16,
         }
     }
 

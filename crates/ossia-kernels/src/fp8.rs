@@ -81,6 +81,7 @@ pub(crate) fn widen_avx512(from: &[F8E4M3], to: &mut [bf16]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

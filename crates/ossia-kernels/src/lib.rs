@@ -14,6 +14,7 @@ mod error;
 mod fp8;
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
 mod gpu;
+mod int8_heads;
 mod kv_cache;
 mod linear;
 mod map_file;
@@ -37,7 +38,7 @@ pub use device_input::{DeviceInput, TokenIds};
 pub use draw::{Draw, Drawn};
 pub use embedding::Embedding;
 pub use error::{KernelError, Result};
-pub use kv_cache::{BlockTable, write_kv};
+pub use kv_cache::{BlockTable, CacheType, write_kv};
 pub use linear::{Linear, forward_all};
 pub use map_file::map_file;
 pub use moe::{MoeExperts, MoeWeights, SWIGLU_ALPHA};

@@ -162,7 +162,13 @@ fn draws() {
 #[test]
 #[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
 fn attention() {
-    for (head_dim, window) in [(64, None), (64, Some(128)), (32, None), (32, Some(20))] {
+    for (head_dim, window, dtype) in [
+        (64, None, DType::BF16),
+        (64, Some(128), DType::BF16),
+        (64, None, DType::F8E4M3),
+        (32, None, DType::BF16),
+        (32, Some(20), DType::F8E4M3),
+    ] {
         let rng = &mut StdRng::seed_from_u64(3);
         let (heads, kv_heads) = (8, 2);
         // Decode, a few tokens, a chunk for the tensor cores.
@@ -180,7 +186,7 @@ fn attention() {
         let rotary = [wide(head_dim / 2), wide(head_dim / 2)];
         let mut cache = || {
             let values = tensor(&[NUM_BLOCKS, BLOCK_SIZE, kv_heads, head_dim], rng);
-            values.to_dtype(DType::BF16).unwrap()
+            values.to_dtype(dtype).unwrap()
         };
         let (k, v) = (cache(), cache());
         let error = error(|backend| {
@@ -198,6 +204,6 @@ fn attention() {
             let qkv = Qkv { q, k: k_new, v: v_new };
             attention.forward(&qkv, &CosSin { cos, sin }, LayerCache { k: &k, v: &v }, &prepared).unwrap()
         });
-        assert!(error < TOLERANCE, "heads of {head_dim}, window {window:?}: {error}");
+        assert!(error < TOLERANCE, "heads of {head_dim}, window {window:?}, {dtype:?}: {error}");
     }
 }

@@ -8,7 +8,7 @@ mod write;
 
 use std::path::Path;
 
-use ossia_kernels::ComputeType;
+use ossia_kernels::CacheType;
 
 use crate::{ModelError, kv_cache};
 
@@ -145,7 +145,7 @@ impl GptOssConfig {
     }
 
     /// Bytes that one block of a KV cache takes over all layers.
-    pub fn kv_bytes_per_block(&self, compute: ComputeType, block_size: usize) -> usize {
-        kv_cache::bytes_per_block(self, compute, block_size)
+    pub fn kv_bytes_per_block(&self, cache: CacheType, block_size: usize) -> usize {
+        kv_cache::bytes_per_block(self, cache, block_size)
     }
 }

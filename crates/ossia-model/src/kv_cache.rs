@@ -1,9 +1,7 @@
 //! The memory of keys and values: one pool of blocks for all layers.
 
-use candle_core::{DType, Device, Tensor};
-use half::bf16;
-use half::vec::HalfBitsVecExt;
-use ossia_kernels::ComputeType;
+use candle_core::{Device, Tensor};
+use ossia_kernels::{CacheType, write_kv};
 
 use crate::config::{GptOssConfig, LayerType};
 use crate::model::Passes;
@@ -16,8 +14,10 @@ use crate::{ForwardBatch, ModelError};
 /// for either.
 #[derive(Debug)]
 pub struct KvCache {
-    /// Key and value per index within a group, each `[num_blocks, block_size, kv_heads, head_dim]`.
+    /// Key and value per index within a group, each `[num_blocks, block_size, kv_heads, head_len]` of `cache`.
     layers: Vec<(Tensor, Tensor)>,
+    cache: CacheType,
+    head_dim: usize,
     num_blocks: usize,
     block_size: usize,
     /// What passes over it keep on the device.
@@ -28,16 +28,17 @@ impl KvCache {
     /// Allocates the pool.
     pub(crate) fn new(
         config: &GptOssConfig,
-        compute: ComputeType,
+        cache: CacheType,
         device: &Device,
         num_blocks: usize,
         block_size: usize,
     ) -> Result<Self, ModelError> {
         let shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim);
-        let zeros = || zeros(shape, kv_dtype(compute), device);
+        let zeros = || cache.zeros(shape, device);
         let layers =
             (0..num_layers(config)).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_, ModelError>>()?;
-        Ok(Self { layers, num_blocks, block_size, passes: Passes::default() })
+        let head_dim = config.head_dim;
+        Ok(Self { layers, cache, head_dim, num_blocks, block_size, passes: Passes::default() })
     }
 
     /// Blocks of the pool.
@@ -57,11 +58,13 @@ impl KvCache {
     /// [`ModelError::Candle`] if the device refuses the memory of one block's values.
     pub fn fill_for_measurement(&self) -> Result<(), ModelError> {
         let Some((first, _)) = self.layers.first() else { return Ok(()) };
-        let (_, block_size, num_kv_heads, head_dim) = first.dims4()?;
-        let len = block_size * num_kv_heads * head_dim;
-        let values = (0..len).map(|i| (i * 37 % 251) as f32 / 125.0 - 1.0);
-        let block = Tensor::from_iter(values, first.device())?.to_dtype(first.dtype())?;
-        let block = block.reshape((1, block_size, num_kv_heads, head_dim))?;
+        let shape = (self.block_size, first.dim(2)?, self.head_dim);
+        let values = (0..shape.0 * shape.1 * shape.2).map(|i| (i * 37 % 251) as f32 / 125.0 - 1.0);
+        let values = Tensor::from_iter(values, &Device::Cpu)?.reshape(shape)?;
+        let block = self.cache.zeros((1, shape.0, shape.1, shape.2), &Device::Cpu)?;
+        let slots: Vec<u32> = (0..shape.0 as u32).collect();
+        write_kv(&values, &values, &block, &block, &slots)?;
+        let block = block.to_device(first.device())?;
         for (k_cache, v_cache) in &self.layers {
             for block_idx in 0..self.num_blocks {
                 k_cache.slice_set(&block, 0, block_idx)?;
@@ -97,32 +100,13 @@ impl KvCache {
     }
 }
 
-/// Zeros that cost memory only once they are written to: candle's own bf16 zeros touch every page, and a pool of
-/// gigabytes would count in full from the start.
-fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-    if dtype != DType::BF16 || !device.is_cpu() {
-        return Tensor::zeros(shape, dtype, device);
-    }
-    let (num_blocks, block_size, num_heads, head_dim) = shape;
-    let mut bits = vec![0u16; num_blocks * block_size * num_heads * head_dim];
-    ossia_kernels::ask_for_huge_pages(&mut bits);
-    Tensor::from_vec(bits.reinterpret_into::<bf16>(), shape, device)
-}
-
 /// Bytes of one block over all layers.
-pub(crate) fn bytes_per_block(config: &GptOssConfig, compute: ComputeType, block_size: usize) -> usize {
-    num_layers(config) * 2 * block_size * config.kv_size() * kv_dtype(compute).size_in_bytes()
+pub(crate) fn bytes_per_block(config: &GptOssConfig, cache: CacheType, block_size: usize) -> usize {
+    let token = config.num_key_value_heads * cache.head_len(config.head_dim) * cache.dtype().size_in_bytes();
+    num_layers(config) * 2 * block_size * token
 }
 
 /// Pairs of tensors: as many as the larger group has layers.
 fn num_layers(config: &GptOssConfig) -> usize {
     config.num_layers_of(LayerType::Sliding).max(config.num_layers_of(LayerType::Full))
-}
-
-/// Keys and values are kept as precisely as the matrix products take them.
-fn kv_dtype(compute: ComputeType) -> DType {
-    match compute {
-        ComputeType::F32 => DType::F32,
-        ComputeType::Bf16 => DType::BF16,
-    }
 }

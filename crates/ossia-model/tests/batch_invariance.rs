@@ -6,14 +6,13 @@
 mod common;
 
 use common::{Driver, Sequence, logits_of, parity_dir};
-use ossia_model::{ComputeType, DenseWeights, GptOss, GptOssConfig, ModelOptions};
+use ossia_model::{CacheType, ComputeType, DenseWeights, GptOss, GptOssConfig, ModelOptions};
 
 const PROMPT_LEN: usize = 200;
 
-fn model(name: &str, compute: ComputeType, dense_weights: DenseWeights) -> GptOss {
+fn model(name: &str, options: &ModelOptions) -> GptOss {
     let config = GptOssConfig::from_file(&parity_dir().join(format!("configs/{name}.json"))).unwrap();
-    let options = ModelOptions { compute, dense_weights, ..ModelOptions::default() };
-    GptOss::dummy(config, 7, &options).unwrap()
+    GptOss::dummy(config, 7, options).unwrap()
 }
 
 fn ids(seed: u32, len: usize) -> Vec<u32> {
@@ -28,10 +27,19 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 
 fn for_each_model(check: impl Fn(&GptOss)) {
     for name in ["tiny", "uneven"] {
-        check(&model(name, ComputeType::F32, DenseWeights::AsStored));
-        check(&model(name, ComputeType::Bf16, DenseWeights::AsStored));
-        check(&model(name, ComputeType::Bf16, DenseWeights::Int8));
-        check(&model(name, ComputeType::Bf16, DenseWeights::Int10));
+        let exact = ModelOptions { compute: ComputeType::F32, ..ModelOptions::default() };
+        let dense = |dense_weights| ModelOptions { dense_weights, ..ModelOptions::default() };
+        let cache = |cache| ModelOptions { kv_cache: Some(cache), ..ModelOptions::default() };
+        for options in [
+            exact,
+            ModelOptions::default(),
+            dense(DenseWeights::Int8),
+            dense(DenseWeights::Int10),
+            cache(CacheType::Fp8),
+            cache(CacheType::Int8),
+        ] {
+            check(&model(name, &options));
+        }
     }
 }
 

@@ -21,6 +21,7 @@ const OPTIONS: ModelOptions = ModelOptions {
     dense_weights: DenseWeights::AsStored,
     backend: Backend::cpu(),
     cpu_moe: 0,
+    kv_cache: None,
     weight_access: WeightAccess::Mapped,
 };
 const IDS: [u32; 9] = [1, 5, 9, 300, 2, 2, 411, 7, 60];

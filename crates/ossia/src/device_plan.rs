@@ -1,7 +1,7 @@
 //! What a model will take of a device's own memory, worked out before its weights are loaded.
 
 use anyhow::{Result, bail};
-use ossia_kernels::ComputeType;
+use ossia_kernels::CacheType;
 use ossia_model::{GptOssConfig, WeightSizes};
 
 use crate::cli::EngineArgs;
@@ -57,10 +57,10 @@ impl Needs {
     pub(crate) fn new(
         config: &GptOssConfig,
         sizes: WeightSizes,
-        compute: ComputeType,
+        cache: CacheType,
         args: &EngineArgs,
     ) -> Self {
-        let bytes_per_block = config.kv_bytes_per_block(compute, args.block_size) as u64;
+        let bytes_per_block = config.kv_bytes_per_block(cache, args.block_size) as u64;
         let asked = args.kv_cache_memory.map(|ByteSize(bytes)| bytes / bytes_per_block);
         Self {
             weights: sizes.total_bytes,

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ossia_engine::{Engine, EngineConfig, EngineHandle, EngineThread, GptOssRunner, ModelRunner, RunnerSpec};
 use ossia_harmony::Tokenizer;
-use ossia_kernels::ComputeType;
+use ossia_kernels::{CacheType, ComputeType};
 use ossia_model::{
     DamagedTensor, DenseWeights, GptOss, GptOssConfig, ModelOptions, WeightAccess, WeightSizes,
 };
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
-use crate::cli::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
+use crate::cli::{CpuWeights, Dtype, EngineArgs, KvCacheDtype, LoadFormatArg, ModelArgs};
 use crate::device::DeviceArg;
 use crate::device_plan::{Budget, DevicePlan, Needs};
 use crate::hub::{self, HubEnv, RepoId};
@@ -146,7 +146,7 @@ impl Checkpoint {
             None => None,
             Some((free, _)) => {
                 let (config, sizes) = self.size(args)?;
-                let needs = Needs::new(&config, sizes, options.compute, engine);
+                let needs = Needs::new(&config, sizes, options.cache_type(), engine);
                 let budget = Budget { free, utilization: engine.gpu_memory_utilization };
                 let plan = budget.plan(&needs, args.cpu_moe)?;
                 options.cpu_moe = plan.cpu_moe;
@@ -197,7 +197,7 @@ impl Checkpoint {
 
 /// How a model is run, on a device that is now open.
 fn options(args: &ModelArgs) -> Result<ModelOptions> {
-    let options = device_options(args.dtype, args.cpu_weights, args.device)?;
+    let options = device_options(args.dtype, args.cpu_weights, args.kv_cache_dtype, args.device)?;
     ensure!(
         options.backend.device().is_cpu() || !args.no_mmap,
         "--no-mmap keeps weights in the machine's memory; this model runs on {} (--device)",
@@ -208,7 +208,12 @@ fn options(args: &ModelArgs) -> Result<ModelOptions> {
 }
 
 /// The same without the flags of a whole model.
-pub(crate) fn device_options(dtype: Dtype, weights: CpuWeights, device: DeviceArg) -> Result<ModelOptions> {
+pub(crate) fn device_options(
+    dtype: Dtype,
+    weights: CpuWeights,
+    kv_cache: KvCacheDtype,
+    device: DeviceArg,
+) -> Result<ModelOptions> {
     let compute = match dtype {
         Dtype::F32 => ComputeType::F32,
         Dtype::Bf16 => ComputeType::Bf16,
@@ -219,13 +224,26 @@ pub(crate) fn device_options(dtype: Dtype, weights: CpuWeights, device: DeviceAr
         CpuWeights::Int8 => DenseWeights::Int8,
         CpuWeights::Int10 => DenseWeights::Int10,
     };
+    let kv_cache = match kv_cache {
+        KvCacheDtype::Auto => None,
+        KvCacheDtype::Bf16 => Some(CacheType::Bf16),
+        KvCacheDtype::Fp8 => Some(CacheType::Fp8),
+        KvCacheDtype::Int8 => Some(CacheType::Int8),
+    };
     let backend = device.backend(compute)?;
     ensure!(
         backend.device().is_cpu() || weights == CpuWeights::Bf16,
         "--cpu-weights rounds weights for the CPU; this model runs on {} (--device)",
         backend.name()
     );
-    Ok(ModelOptions { compute, dense_weights, backend, ..ModelOptions::default() })
+    let options = ModelOptions { compute, kv_cache, dense_weights, backend, ..ModelOptions::default() };
+    ensure!(
+        options.backend.takes_cache(options.cache_type()),
+        "--kv-cache-dtype: attention on {} takes no cache in {:?}",
+        options.backend.name(),
+        options.cache_type()
+    );
+    Ok(options)
 }
 
 /// Gives the model its KV cache.

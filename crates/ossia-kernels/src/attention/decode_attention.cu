@@ -37,7 +37,8 @@ DEVICE void load_query(const float *q, bool there, uint4 (&halves)[2]) {
 }
 
 /// One part of the keys of one query for the heads that share a key-value head: grid [max_splits, kv_heads, count].
-KERNEL_OF(THREADS, 2) void decode_attention_bf16(const PagedAttentionArgs args) {
+template <class Cache>
+DEVICE void decode_attention(const PagedAttentionArgs &args) {
   SHARED(DecodeShared, shared);
   await_previous();
   const uint32_t split = blockIdx.x, kv_head = blockIdx.y, token = args.tokens[blockIdx.z];
@@ -48,7 +49,7 @@ KERNEL_OF(THREADS, 2) void decode_attention_bf16(const PagedAttentionArgs args) 
   if (first >= end) return;
   const uint32_t first_key = first / SPLIT_LEN * SPLIT_LEN + warp * WARP_KEYS;
 
-  uint4 k[GROUPS][2][2], v[GROUPS][4];
+  typename Cache::Eight k[GROUPS][2][2], v[GROUPS][4];
 #pragma unroll
   for (int i = 0; i < GROUPS; i++) {
     const uint32_t position = first_key + i * GROUP_KEYS;
@@ -61,11 +62,11 @@ KERNEL_OF(THREADS, 2) void decode_attention_bf16(const PagedAttentionArgs args) 
     for (int n = 0; n < 2; n++)
 #pragma unroll
       for (int half = 0; half < 2; half++)
-        k[i][n][half] = stream_16(args.k_cache + at + (n * 8 + g) * row + half * 32 + t * 8, seen(n * 8 + g));
+        k[i][n][half] = Cache::stream(args.k_cache, at + (n * 8 + g) * row + half * 32 + t * 8, seen(n * 8 + g));
 #pragma unroll
     for (int n = 0; n < 4; n++) {
       const uint32_t key = n / 2 * 8 + t * 2 + n % 2;
-      v[i][n] = stream_16(args.v_cache + at + key * row + g * 8, seen(key));
+      v[i][n] = Cache::stream(args.v_cache, at + key * row + g * 8, seen(key));
     }
   }
   uint4 q[2];
@@ -80,8 +81,9 @@ KERNEL_OF(THREADS, 2) void decode_attention_bf16(const PagedAttentionArgs args) 
     for (int n = 0; n < 2; n++) {
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        mma_bf16_16x8x16(s[i][n], {q[half].x, 0, q[half].y, 0}, {k[i][n][half].x, k[i][n][half].y});
-        mma_bf16_16x8x16(s[i][n], {q[half].z, 0, q[half].w, 0}, {k[i][n][half].z, k[i][n][half].w});
+        const uint4 key = Cache::to_bf16(k[i][n][half]);
+        mma_bf16_16x8x16(s[i][n], {q[half].x, 0, q[half].y, 0}, {key.x, key.y});
+        mma_bf16_16x8x16(s[i][n], {q[half].z, 0, q[half].w, 0}, {key.z, key.w});
       }
 #pragma unroll
       for (int j = 0; j < 2; j++) {
@@ -101,10 +103,11 @@ KERNEL_OF(THREADS, 2) void decode_attention_bf16(const PagedAttentionArgs args) 
 #pragma unroll
       for (int j = 0; j < 2; j++) sum += s[i][n][j] = expf(s[i][n][j] - base);
     const uint32_t weights[4] = {pack_bf16(s[i][0][0], s[i][0][1]), 0, pack_bf16(s[i][1][0], s[i][1][1]), 0};
+    const uint4 values[4] = {Cache::to_bf16(v[i][0]), Cache::to_bf16(v[i][1]), Cache::to_bf16(v[i][2]), Cache::to_bf16(v[i][3])};
     // Column g of product j is dimension g * 8 + j, so that a lane's eight dimensions are neighbours.
 #pragma unroll
     for (int j = 0; j < HEAD_DIM / 8; j++)
-      mma_bf16_16x8x16(out[j], weights, {bf16_pair(v[i][0], v[i][1], j), bf16_pair(v[i][2], v[i][3], j)});
+      mma_bf16_16x8x16(out[j], weights, {bf16_pair(values[0], values[1], j), bf16_pair(values[2], values[3], j)});
   }
   sum = quad_sum(sum);
   if (t == 0) shared.max[warp][g] = max, shared.sum[warp][g] = sum;
@@ -132,4 +135,8 @@ KERNEL_OF(THREADS, 2) void decode_attention_bf16(const PagedAttentionArgs args) 
   }
 }
 
+KERNEL_OF(THREADS, 2) void decode_attention_bf16(const PagedAttentionArgs args) { decode_attention<Bf16Cache>(args); }
+KERNEL_OF(THREADS, 2) void decode_attention_fp8(const PagedAttentionArgs args) { decode_attention<Fp8Cache>(args); }
+
 TWIN(decode_attention_bf16, PagedAttentionArgs)
+TWIN(decode_attention_fp8, PagedAttentionArgs)

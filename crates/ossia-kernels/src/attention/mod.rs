@@ -84,7 +84,7 @@ pub struct CosSin {
     pub sin: Tensor,
 }
 
-/// Keys and values of one layer, each `[num_blocks, block_size, kv_heads, head_dim]`, both f32 or both bf16.
+/// Keys and values of one layer, each `[num_blocks, block_size, kv_heads, head_dim]`, of one [`CacheType`](crate::CacheType).
 #[derive(Clone, Copy, Debug)]
 pub struct LayerCache<'a> {
     /// Rotated keys.

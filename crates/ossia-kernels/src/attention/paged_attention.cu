@@ -22,7 +22,8 @@ struct PagedAttentionShared {
   float rescale[MAX_GROUP];
 };
 
-/// Copies keys and values at positions `first..end` of one head into shared memory, 16 bytes a thread.
+/// Copies keys and values at positions `first..end` of one head into shared memory, eight numbers a thread.
+template <class Cache>
 DEVICE void stage(const PagedAttentionArgs &args, PagedAttentionShared &shared, uint32_t seq, uint32_t kv_head,
                   uint32_t first, uint32_t end) {
   const uint32_t chunks = args.head_dim / 8;
@@ -32,8 +33,8 @@ DEVICE void stage(const PagedAttentionArgs &args, PagedAttentionShared &shared, 
     const size_t block = table[position / args.block_size - args.first_blocks[seq]];
     const size_t slot = block * args.block_size + position % args.block_size;
     const size_t at = (slot * args.num_kv_heads + kv_head) * args.head_dim + chunk;
-    *reinterpret_cast<uint4 *>(&shared.k[key][chunk]) = *reinterpret_cast<const uint4 *>(args.k_cache + at);
-    *reinterpret_cast<uint4 *>(&shared.v[key][chunk]) = *reinterpret_cast<const uint4 *>(args.v_cache + at);
+    *reinterpret_cast<uint4 *>(&shared.k[key][chunk]) = Cache::to_bf16(Cache::stream(args.k_cache, at, true));
+    *reinterpret_cast<uint4 *>(&shared.v[key][chunk]) = Cache::to_bf16(Cache::stream(args.v_cache, at, true));
   }
 }
 
@@ -75,7 +76,8 @@ DEVICE void exponentiate(PagedAttentionShared &shared, uint32_t group) {
 }
 
 /// One part of the keys of one query for the heads that share a key-value head: grid [max_splits, kv_heads, count].
-KERNEL void paged_attention_split_bf16(const PagedAttentionArgs args) {
+template <class Cache>
+DEVICE void paged_attention_split(const PagedAttentionArgs &args) {
   SHARED(PagedAttentionShared, shared);
   await_previous();
   const uint32_t split = blockIdx.x, kv_head = blockIdx.y, token = args.tokens[blockIdx.z];
@@ -99,7 +101,7 @@ KERNEL void paged_attention_split_bf16(const PagedAttentionArgs args) {
     const uint32_t from = tile < first ? first : tile;
     const uint32_t to = tile + TILE_LEN < end ? tile + TILE_LEN : end;
     __syncthreads();
-    stage(args, shared, args.token_seqs[token], kv_head, from, to);
+    stage<Cache>(args, shared, args.token_seqs[token], kv_head, from, to);
     __syncthreads();
     multiply_keys(args, shared, group, to - from);
     __syncthreads();
@@ -130,6 +132,9 @@ KERNEL void paged_attention_split_bf16(const PagedAttentionArgs args) {
   }
 }
 
+KERNEL void paged_attention_split_bf16(const PagedAttentionArgs args) { paged_attention_split<Bf16Cache>(args); }
+KERNEL void paged_attention_split_fp8(const PagedAttentionArgs args) { paged_attention_split<Fp8Cache>(args); }
+
 /// Joins the parts of one query and head with the head's sink, which takes its share and has no value: grid [heads, count],
 /// a thread per dimension.
 KERNEL void paged_attention_join_f32(const PagedAttentionArgs args) {
@@ -155,4 +160,5 @@ KERNEL void paged_attention_join_f32(const PagedAttentionArgs args) {
 }
 
 TWIN(paged_attention_split_bf16, PagedAttentionArgs)
+TWIN(paged_attention_split_fp8, PagedAttentionArgs)
 TWIN(paged_attention_join_f32, PagedAttentionArgs)

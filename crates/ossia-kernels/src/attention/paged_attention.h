@@ -1,7 +1,7 @@
 // What the kernels of attention for few queries share: their arguments, and which keys a part holds.
 #pragma once
 
-#include "../cuda/kernel.h"
+#include "cache.h"
 
 // Keys of a part, at absolute multiples of it.
 #define SPLIT_LEN 256
@@ -9,8 +9,8 @@
 struct PagedAttentionArgs {
   const float *q;                  // [n, heads, head_dim], rotated
   const uint32_t *tokens;          // [count]: the queries of this launch
-  const uint16_t *k_cache;         // bf16 [num_blocks, block_size, kv_heads, head_dim]
-  const uint16_t *v_cache;         // bf16, the same
+  const void *k_cache;             // [num_blocks, block_size, kv_heads, head_dim]
+  const void *v_cache;             // the same
   const uint32_t *token_seqs;      // [n]: the sequence of each token
   const uint32_t *positions;       // [n]: its position
   const uint32_t *table_starts;    // [num_seqs]: where a sequence's blocks start in `blocks`

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, WithDType};
 use half::bf16;
 
 use crate::check::Random;
@@ -78,13 +78,22 @@ impl Case {
 
     /// Output and both caches by the CPU ops.
     pub(super) fn expected(&self) -> (Vec<f32>, Vec<bf16>, Vec<bf16>) {
+        self.expected_over(&self.k_cache, &self.v_cache)
+    }
+
+    /// The same over other caches.
+    pub(super) fn expected_over<T: WithDType>(
+        &self,
+        k_cache: &[T],
+        v_cache: &[T],
+    ) -> (Vec<f32>, Vec<T>, Vec<T>) {
         let n = self.slot_mapping.len();
         let spec = &self.spec;
         let tensor =
             |values: &[f32]| Tensor::from_slice(values, (n, values.len() / n), &Device::Cpu).unwrap();
         let shape = (NUM_BLOCKS, BLOCK_SIZE, spec.num_key_value_heads, spec.head_dim);
-        let cache = |values: &[bf16]| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
-        let (k, v) = (cache(&self.k_cache), cache(&self.v_cache));
+        let cache = |values: &[T]| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+        let (k, v) = (cache(k_cache), cache(v_cache));
         let backend = Backend::cpu();
         let batch = backend.attention_batch(self.metadata(), &self.slot_mapping).unwrap();
         let qkv = Qkv { q: tensor(&self.q), k: tensor(&self.k), v: tensor(&self.v) };
@@ -96,7 +105,7 @@ impl Case {
         let [wide_k, wide_v] = [&k, &v].map(|cache| cache.to_dtype(DType::F32).unwrap());
         let out = paged_attention(&q, &wide_k, &wide_v, &attention.layer(), &self.metadata()).unwrap();
         let flat = |t: &Tensor| t.flatten_all().unwrap();
-        let cache = |t: &Tensor| flat(t).to_vec1::<bf16>().unwrap();
+        let cache = |t: &Tensor| flat(t).to_vec1::<T>().unwrap();
         (flat(&out).to_vec1().unwrap(), cache(&k), cache(&v))
     }
 }

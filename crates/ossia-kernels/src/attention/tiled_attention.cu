@@ -2,21 +2,21 @@
 // a row being one head of one query; all heads that share a key-value head lie in the same tile. Keys are visited in
 // tiles at absolute multiples of their length with a running softmax, so a row's bits depend on its own keys alone.
 
-#include "../cuda/kernel.h"
+#include "cache.h"
 
 #define HEAD_DIM 64
 #define TILE_ROWS 64
 #define TILE_KEYS 64
 // Each warp has sixteen rows.
 #define THREADS 128
-// Sixteen bytes are a chunk of a row.
+// Eight dimensions are a chunk of a key.
 #define CHUNKS (HEAD_DIM / 8)
 #define LOG2_E 1.4426950408889634f
 
 struct TiledAttentionArgs {
   const float *q;                // [n, heads, HEAD_DIM], rotated
-  const uint16_t *k_cache;       // bf16 [num_blocks, block_size, kv_heads, HEAD_DIM]
-  const uint16_t *v_cache;       // bf16, the same
+  const void *k_cache;           // [num_blocks, block_size, kv_heads, HEAD_DIM]
+  const void *v_cache;           // the same
   const uint32_t *seqs;          // [count]: the sequences of this launch
   const uint32_t *seq_starts;    // [num_seqs + 1]: where each sequence's tokens begin
   const uint32_t *context_lens;  // [num_seqs]
@@ -34,14 +34,11 @@ struct TiledAttentionArgs {
 };
 
 /// Two tiles of keys and values: one is multiplied while the next is copied.
+template <class Cache>
 struct TiledAttentionShared {
-  uint4 k[2][TILE_KEYS][CHUNKS];
-  uint4 v[2][TILE_KEYS][CHUNKS];
+  typename Cache::Eight k[2][TILE_KEYS * CHUNKS];
+  typename Cache::Eight v[2][TILE_KEYS * CHUNKS];
 };
-
-/// Where a chunk of a row lies, so that the lanes of a read never meet in a memory bank: neither four chunks of two rows nor
-/// two chunks of every second row.
-DEVICE uint32_t place_of_chunk(uint32_t row, uint32_t chunk) { return chunk ^ (row & 1) << 2 ^ (row >> 1 & 3) << 1; }
 
 /// The sequence and first row of a tile; tiles of all sequences are numbered in order.
 struct Tile {
@@ -86,11 +83,12 @@ DEVICE size_t place(const TiledAttentionArgs &args, const Tile &tile, uint32_t k
 }
 
 /// Begins to copy the keys and values of a tile; those outside `first..end` are zero.
-DEVICE void stage(const TiledAttentionArgs &args, TiledAttentionShared &shared, uint32_t seq, uint32_t kv_head,
+template <class Cache>
+DEVICE void stage(const TiledAttentionArgs &args, TiledAttentionShared<Cache> &shared, uint32_t seq, uint32_t kv_head,
                   uint32_t tile, uint32_t first, uint32_t end) {
   const uint32_t *table = args.blocks + args.table_starts[seq], buffer = tile / TILE_KEYS % 2;
   for (uint32_t i = threadIdx.x; i < TILE_KEYS * CHUNKS; i += THREADS) {
-    const uint32_t key = i / CHUNKS, chunk = i % CHUNKS, position = tile + key, place = place_of_chunk(key, chunk);
+    const uint32_t key = i / CHUNKS, chunk = i % CHUNKS, position = tile + key, place = Cache::place(key, chunk);
     const bool seen = position >= first && position < end;
     size_t at = 0;
     if (seen) {
@@ -98,8 +96,8 @@ DEVICE void stage(const TiledAttentionArgs &args, TiledAttentionShared &shared, 
       const size_t slot = block * args.block_size + position % args.block_size;
       at = (slot * args.num_kv_heads + kv_head) * HEAD_DIM + chunk * 8;
     }
-    copy_async_16(&shared.k[buffer][key][place], args.k_cache + at, seen);
-    copy_async_16(&shared.v[buffer][key][place], args.v_cache + at, seen);
+    Cache::copy_async(&shared.k[buffer][place], args.k_cache, at, seen);
+    Cache::copy_async(&shared.v[buffer][place], args.v_cache, at, seen);
   }
   commit_copies();
 }
@@ -142,8 +140,9 @@ DEVICE float exponentiate(Row &row, float (&s)[TILE_KEYS / 8][4], int half, uint
 }
 
 /// Grid [most tiles, kv_heads].
-KERNEL_OF(THREADS, 3) void tiled_attention_bf16(const TiledAttentionArgs args) {
-  SHARED(TiledAttentionShared, shared);
+template <class Cache>
+DEVICE void tiled_attention(const TiledAttentionArgs &args) {
+  SHARED(TiledAttentionShared<Cache>, shared);
   await_previous();
   const Tile tile = find_tile(args, blockIdx.x);
   if (tile.num_rows == 0) return;
@@ -174,7 +173,7 @@ KERNEL_OF(THREADS, 3) void tiled_attention_bf16(const TiledAttentionArgs args) {
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const uint32_t key = n * 8 + g;
-        const uint4 k = shared.k[buffer][key][place_of_chunk(key, half * 4 + t)];
+        const uint4 k = Cache::to_bf16(shared.k[buffer][Cache::place(key, half * 4 + t)]);
         mma_bf16_16x8x16(s[n], {q[half][0].x, q[half][1].x, q[half][0].y, q[half][1].y}, {k.x, k.y});
         mma_bf16_16x8x16(s[n], {q[half][0].z, q[half][1].z, q[half][0].w, q[half][1].w}, {k.z, k.w});
       }
@@ -195,7 +194,7 @@ KERNEL_OF(THREADS, 3) void tiled_attention_bf16(const TiledAttentionArgs args) {
 #pragma unroll
       for (int n = 0; n < 4; n++) {
         const uint32_t key = i * 16 + n / 2 * 8 + t * 2 + n % 2;
-        v[n] = shared.v[buffer][key][place_of_chunk(key, g)];
+        v[n] = Cache::to_bf16(shared.v[buffer][Cache::place(key, g)]);
       }
 #pragma unroll
       for (int j = 0; j < HEAD_DIM / 8; j++) mma_bf16_16x8x16(acc[j], weights, {bf16_pair(v[0], v[1], j), bf16_pair(v[2], v[3], j)});
@@ -218,4 +217,8 @@ KERNEL_OF(THREADS, 3) void tiled_attention_bf16(const TiledAttentionArgs args) {
   }
 }
 
+KERNEL_OF(THREADS, 3) void tiled_attention_bf16(const TiledAttentionArgs args) { tiled_attention<Bf16Cache>(args); }
+KERNEL_OF(THREADS, 3) void tiled_attention_fp8(const TiledAttentionArgs args) { tiled_attention<Fp8Cache>(args); }
+
 TWIN(tiled_attention_bf16, TiledAttentionArgs)
+TWIN(tiled_attention_fp8, TiledAttentionArgs)

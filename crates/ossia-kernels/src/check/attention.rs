@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::{CheckShapes, OpCheck, Random, compare};
-use crate::{AttentionMetadata, AttentionSpec, Backend, BlockTable, CosSin, LayerCache, Qkv, Result};
+use crate::{
+    AttentionMetadata, AttentionSpec, Backend, BlockTable, CacheType, CosSin, LayerCache, Qkv, Result,
+};
 
 const BLOCK_SIZE: usize = 16;
 
@@ -15,6 +17,7 @@ struct Case {
     /// New tokens and context of each sequence.
     sequences: Vec<(usize, usize)>,
     window: Option<usize>,
+    cache: CacheType,
 }
 
 /// The batch as vectors, blocks in shuffled order.
@@ -28,18 +31,22 @@ struct Batch {
 
 pub(super) fn check(backend: &Backend, shapes: CheckShapes, random: &mut Random) -> Result<Vec<OpCheck>> {
     let mixed = vec![(1, 1), (1, 257), (33, 33), (5, 300)];
+    let case = |name, sequences, window| Case { name, sequences, window, cache: CacheType::Bf16 };
     let small = [
-        Case { name: "mixed", sequences: mixed.clone(), window: None },
-        Case { name: "mixed, window 128", sequences: mixed, window: Some(128) },
+        case("mixed", mixed.clone(), None),
+        case("mixed, window 128", mixed.clone(), Some(128)),
+        Case { cache: CacheType::Fp8, ..case("mixed, fp8 cache", mixed, None) },
     ];
     let real = [
-        Case { name: "decode at 8192", sequences: vec![(1, 8192)], window: None },
-        Case { name: "decode at 8192, window 128", sequences: vec![(1, 8192)], window: Some(128) },
-        Case { name: "decode of 32 at 1024", sequences: vec![(1, 1024); 32], window: None },
-        Case { name: "prefill of 512", sequences: vec![(512, 512)], window: None },
+        case("decode at 8192", vec![(1, 8192)], None),
+        Case { cache: CacheType::Fp8, ..case("decode at 8192, fp8 cache", vec![(1, 8192)], None) },
+        case("decode at 8192, window 128", vec![(1, 8192)], Some(128)),
+        case("decode of 32 at 1024", vec![(1, 1024); 32], None),
+        case("prefill of 512", vec![(512, 512)], None),
     ];
     let real = if shapes == CheckShapes::All { &real[..] } else { &[] };
-    small.iter().chain(real).map(|case| case.check(backend, random)).collect()
+    let taken = small.iter().chain(real).filter(|case| backend.takes_cache(case.cache));
+    taken.map(|case| case.check(backend, random)).collect()
 }
 
 impl Case {
@@ -61,12 +68,13 @@ impl Case {
         let cache = [random.tensor(&cache_shape)?, random.tensor(&cache_shape)?];
         let seen: usize =
             self.sequences.iter().map(|s| self.window.map_or(s.1, |window| window.min(s.1))).sum();
-        let bytes = 4 * kv_heads * head_dim * seen + 8 * n * heads * head_dim;
+        let cache_type = self.cache.dtype();
+        let bytes = 2 * cache_type.size_in_bytes() * kv_heads * head_dim * seen + 8 * n * heads * head_dim;
         compare(format!("attention, {}", self.name), backend, bytes as u64, |backend| {
             let place = |t: &Tensor| t.to_device(backend.device());
             let qkv = Qkv { q: place(&qkv[0])?, k: place(&qkv[1])?, v: place(&qkv[2])? };
             let rotary = CosSin { cos: place(&rotary[0])?, sin: place(&rotary[1])? };
-            let to_cache = |t: &Tensor| place(&t.to_dtype(DType::BF16)?);
+            let to_cache = |t: &Tensor| place(&t.to_dtype(cache_type)?);
             let (k, v) = (to_cache(&cache[0])?, to_cache(&cache[1])?);
             let (attention, batch, backend) =
                 (backend.attention(spec.clone())?, batch.clone(), backend.clone());

@@ -9,7 +9,8 @@
 /// Of a kernel whose loads are to be under way together: told that `blocks` blocks of `threads` are enough, the compiler
 /// spends registers on them; else it saves registers and waits for each load.
 #define KERNEL_OF(threads, blocks) extern "C" __global__ __launch_bounds__(threads, blocks)
-#define DEVICE __device__ __forceinline__
+/// Also of a member that belongs to the type.
+#define DEVICE static __device__ __forceinline__
 /// A variable in the block's shared memory.
 #define SHARED(type, name) __shared__ type name
 /// Entry point of the CPU twin; nothing on the GPU.
@@ -136,6 +137,16 @@ DEVICE uint4 stream_16(const void *at, bool there = true) {
   return there ? *static_cast<const uint4 *>(at) : uint4{0, 0, 0, 0};
 #endif
 }
+/// The same of eight bytes.
+DEVICE uint2 stream_8(const void *at, bool there = true) {
+#ifdef __CUDACC__
+  uint2 x = {0, 0};
+  if (there) asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(at));
+  return x;
+#else
+  return there ? *static_cast<const uint2 *>(at) : uint2{0, 0};
+#endif
+}
 /// Sixteen bytes that others read too.
 DEVICE uint4 load_16(const void *at) {
 #ifdef __CUDACC__
@@ -155,6 +166,15 @@ DEVICE void copy_async_16(void *shared, const void *at, bool there = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(at), "r"(bytes) : "memory");
 #else
   *static_cast<uint4 *>(shared) = there ? *static_cast<const uint4 *>(at) : uint4{0, 0, 0, 0};
+#endif
+}
+/// The same of eight bytes.
+DEVICE void copy_async_8(void *shared, const void *at, bool there = true) {
+#ifdef __CUDACC__
+  const uint32_t to = (uint32_t)__cvta_generic_to_shared(shared), bytes = there ? 8 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(at), "r"(bytes) : "memory");
+#else
+  *static_cast<uint2 *>(shared) = there ? *static_cast<const uint2 *>(at) : uint2{0, 0};
 #endif
 }
 DEVICE void commit_copies() {

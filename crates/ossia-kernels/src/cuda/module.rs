@@ -10,6 +10,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{DType, Device, Shape, Storage, Tensor, WithDType, bail};
+use float8::F8E4M3;
 use half::bf16;
 
 use crate::Result;
@@ -24,7 +25,7 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("bf16_activations", &["pack_bf16_f32", "add_bias_bf16_f32"]),
     ("bf16_mma", &["bf16_mma_8", "bf16_mma_16", "bf16_mma_32", "bf16_mma_64"]),
     ("combine", &["moe_combine_f32"]),
-    ("decode_attention", &["decode_attention_bf16"]),
+    ("decode_attention", &["decode_attention_bf16", "decode_attention_fp8"]),
     ("draw", &["draw_forbid_f32", "draw_parts_f32", "draw_token_f32"]),
     ("embedding", &["embedding_bf16_f32"]),
     ("exact_gemv", &["exact_gemv_f32", "exact_gemv_many_f32"]),
@@ -40,11 +41,14 @@ const KERNELS: &[(&str, &[&str])] = &[
             "mxfp4_down_mma_32",
         ],
     ),
-    ("paged_attention", &["paged_attention_split_bf16", "paged_attention_join_f32"]),
+    (
+        "paged_attention",
+        &["paged_attention_split_bf16", "paged_attention_split_fp8", "paged_attention_join_f32"],
+    ),
     ("rms_norm", &["rms_norm_f32"]),
-    ("rope_and_cache", &["rope_and_cache_f32_bf16"]),
+    ("rope_and_cache", &["rope_and_cache_bf16", "rope_and_cache_fp8"]),
     ("route", &["route_f32", "choose_and_pack_f32", "sort_slots_u32"]),
-    ("tiled_attention", &["tiled_attention_bf16"]),
+    ("tiled_attention", &["tiled_attention_bf16", "tiled_attention_fp8"]),
 ];
 
 /// The kernels of one device.
@@ -192,6 +196,7 @@ impl Kernels {
             DType::U32 => base_address(storage.as_cuda_slice::<u32>()?, &self.stream),
             DType::F64 => base_address(storage.as_cuda_slice::<f64>()?, &self.stream),
             DType::U8 => base_address(storage.as_cuda_slice::<u8>()?, &self.stream),
+            DType::F8E4M3 => base_address(storage.as_cuda_slice::<F8E4M3>()?, &self.stream),
             dtype => return Ok(refuse(&format!("no kernel takes {dtype:?}"))?),
         };
         Ok(base + (start * tensor.dtype().size_in_bytes()) as u64)

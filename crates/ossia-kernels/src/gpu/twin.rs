@@ -29,6 +29,7 @@ const FLAGS: &[&str] = &[
 
 /// What every source may include.
 const HEADERS: &[&str] = &[
+    "attention/cache.h",
     "attention/paged_attention.h",
     "gpu/fibers.h",
     "cuda/kernel.h",

@@ -7,7 +7,7 @@ use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::staged::{Caches, HeadsOfSlots};
+use super::staged::{Caches, HeadsOfSlots, Narrow};
 use super::sums::{Sums, padded};
 use super::tile::{self, TileInput};
 #[cfg(target_arch = "x86_64")]
@@ -34,6 +34,8 @@ pub(super) trait KvElement: Copy + Sync + Sized {
     fn to_f32(self) -> f32;
     /// The same number.
     fn of_e4m3(x: F8E4M3) -> Self;
+    /// The nearest number, the larger one of two.
+    fn of_f32(x: f32) -> Self;
     /// The pointer as what it is.
     #[cfg(target_arch = "x86_64")]
     fn typed(from: *const Self) -> TypedPointer;
@@ -62,6 +64,11 @@ impl KvElement for f32 {
         fp8::to_bf16(x).to_f32()
     }
 
+    #[inline(always)]
+    fn of_f32(x: f32) -> Self {
+        x
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn typed(from: *const Self) -> TypedPointer {
@@ -78,6 +85,12 @@ impl KvElement for bf16 {
     #[inline(always)]
     fn of_e4m3(x: F8E4M3) -> Self {
         fp8::to_bf16(x)
+    }
+
+    #[inline(always)]
+    fn of_f32(x: f32) -> Self {
+        // NaNs of arithmetic stay such.
+        bf16::from_bits((x.to_bits().wrapping_add(0x8000) >> 16) as u16)
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -238,10 +251,8 @@ fn tile_input<'a, T>(
     caches: Caches<'a, T>,
 ) -> TileInput<'a, T> {
     let (cache, narrow) = match caches {
-        Caches::AsIs { k, v } => (HeadsOfSlots::all(op.shape, k, v), None),
-        Caches::E4m3 { k, v } => {
-            (HeadsOfSlots::all(op.shape, &[], &[]), Some(HeadsOfSlots::all(op.shape, k, v)))
-        }
+        Caches::AsIs { k, v } => (HeadsOfSlots::all(op.shape, op.shape.head_dim, k, v), None),
+        narrow => (HeadsOfSlots::all(op.shape, 0, &[], &[]), Narrow::of(op.shape, narrow)),
     };
     let context_len = op.metadata.context_lens[task.seq] as usize;
     let end = op.metadata.cu_seqlens_q[task.seq + 1] as usize;

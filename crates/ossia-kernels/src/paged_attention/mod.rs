@@ -27,7 +27,7 @@ use half::bf16;
 
 use self::staged::Caches;
 use crate::cpu::contiguous_f32;
-use crate::kv_cache::BlockTable;
+use crate::kv_cache::{BlockTable, CacheType};
 use crate::{KernelError, Result};
 
 /// Key positions that are reduced together, at absolute multiples of it.
@@ -59,8 +59,8 @@ pub struct AttentionMetadata<'a> {
     pub block_tables: &'a [BlockTable],
 }
 
-/// `q` `[n, heads, head_dim]` f32 over caches `[num_blocks, block_size, kv_heads, head_dim]` (both f32, both bf16 or
-/// both e4m3, which is widened to bf16) to `[n, heads * head_dim]` f32. Query head `h` reads key-value head `h / (heads / kv_heads)`.
+/// `q` `[n, heads, head_dim]` f32 over caches `[num_blocks, block_size, kv_heads, head_len]` of one [`CacheType`] (those of
+/// 8 bits are widened to bf16) to `[n, heads * head_dim]` f32. Query head `h` reads key-value head `h / (heads / kv_heads)`.
 ///
 /// # Errors
 /// [`KernelError::Shape`] or [`KernelError::ActivationDType`] if shapes do not fit, [`KernelError::Candle`]
@@ -76,9 +76,10 @@ pub fn paged_attention(
     if q.dtype() != DType::F32 {
         return Err(KernelError::ActivationDType { op: "paged_attention", found: q.dtype() });
     }
-    let (num_blocks, block_size, num_kv_heads, cache_dim) = k_cache.dims4()?;
+    let (num_blocks, block_size, num_kv_heads, head_len) = k_cache.dims4()?;
+    let cache_type = CacheType::of_dtype(k_cache.dtype());
     let checks = [
-        ("k_cache head_dim", cache_dim == head_dim, k_cache.dims()),
+        ("k_cache", cache_type.is_some_and(|cache| cache.head_len(head_dim) == head_len), k_cache.dims()),
         ("v_cache", v_cache.dims() == k_cache.dims(), v_cache.dims()),
         ("q heads", num_kv_heads > 0 && num_heads.is_multiple_of(num_kv_heads.max(1)), q.dims()),
         ("block_size", block_size > 0, k_cache.dims()),
@@ -218,7 +219,10 @@ impl CustomOp3 for PagedAttention<'_> {
             (CpuStorage::F8E4M3(k), CpuStorage::F8E4M3(v)) => {
                 cpu::attend::<bf16>(self, q, Caches::E4m3 { k: &k[k_range], v: &v[v_range] })
             }
-            _ => bail!("paged_attention: the caches must be both f32, both bf16 or both e4m3"),
+            (CpuStorage::U8(k), CpuStorage::U8(v)) => {
+                cpu::attend::<bf16>(self, q, Caches::Int8 { k: &k[k_range], v: &v[v_range] })
+            }
+            _ => bail!("paged_attention: the caches must be of one type"),
         };
         let shape = Shape::from((q_layout.dims()[0], self.shape.num_heads * self.shape.head_dim));
         Ok((CpuStorage::F32(out), shape))

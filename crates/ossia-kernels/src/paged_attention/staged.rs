@@ -7,18 +7,61 @@ use super::chunk::{Chunk, KEY_STEP, prefetch_next};
 use super::cpu::KvElement;
 use super::tile::{Rows, TileInput};
 use super::{AttentionShape, CHUNK_LEN};
+use crate::int8_heads;
 
 /// The caches of a layer, each `[num_blocks, block_size, kv_heads, head_dim]`.
 #[derive(Clone, Copy)]
 pub(super) enum Caches<'a, T> {
     /// In the type that attention is computed with.
     AsIs { k: &'a [T], v: &'a [T] },
-    /// To be widened to it.
+    /// To be widened to it, exactly.
     E4m3 { k: &'a [F8E4M3], v: &'a [F8E4M3] },
+    /// Heads as [`int8_heads`] keeps them, to be widened in one rounding.
+    Int8 { k: &'a [u8], v: &'a [u8] },
+}
+
+/// A cache to be widened.
+#[derive(Clone, Copy)]
+pub(super) enum Narrow<'a> {
+    E4m3(HeadsOfSlots<'a, F8E4M3>),
+    Int8(HeadsOfSlots<'a, u8>),
+}
+
+impl<'a> Narrow<'a> {
+    /// Caches that are narrow.
+    pub(super) fn of<T>(shape: AttentionShape, caches: Caches<'a, T>) -> Option<Self> {
+        match caches {
+            Caches::AsIs { .. } => None,
+            Caches::E4m3 { k, v } => Some(Self::E4m3(HeadsOfSlots::all(shape, shape.head_dim, k, v))),
+            Caches::Int8 { k, v } => {
+                Some(Self::Int8(HeadsOfSlots::all(shape, int8_heads::head_len(shape.head_dim), k, v)))
+            }
+        }
+    }
+}
+
+/// Elements of a narrow cache. The unsafe method needs a processor with the instructions of `R`.
+trait NarrowElement: Copy {
+    /// Widens a head.
+    unsafe fn widen<T: KvElement, R: Rows<T>>(from: &[Self], to: &mut [T]);
+}
+
+impl NarrowElement for F8E4M3 {
+    #[inline(always)]
+    unsafe fn widen<T: KvElement, R: Rows<T>>(from: &[Self], to: &mut [T]) {
+        // SAFETY: the condition is the caller's.
+        unsafe { R::widen_e4m3(from, to) }
+    }
+}
+
+impl NarrowElement for u8 {
+    #[inline(always)]
+    unsafe fn widen<T: KvElement, R: Rows<T>>(from: &[Self], to: &mut [T]) {
+        int8_heads::widen(from, to, T::of_f32);
+    }
 }
 
 /// Keys and values of some heads, in slots.
-#[derive(Debug)]
 pub(super) struct HeadsOfSlots<'a, T> {
     pub(super) k: &'a [T],
     pub(super) v: &'a [T],
@@ -38,10 +81,9 @@ impl<T> Clone for HeadsOfSlots<'_, T> {
 impl<T> Copy for HeadsOfSlots<'_, T> {}
 
 impl<'a, T> HeadsOfSlots<'a, T> {
-    /// A whole cache.
-    pub(super) fn all(shape: AttentionShape, k: &'a [T], v: &'a [T]) -> Self {
-        let (head_stride, slot_stride) = (shape.head_dim, shape.num_kv_heads * shape.head_dim);
-        Self { k, v, slot_stride, head_stride, first_head: 0 }
+    /// A whole cache, whose heads are of `head_len` elements.
+    pub(super) fn all(shape: AttentionShape, head_len: usize, k: &'a [T], v: &'a [T]) -> Self {
+        Self { k, v, slot_stride: shape.num_kv_heads * head_len, head_stride: head_len, first_head: 0 }
     }
 
     /// Where a head of a slot begins.
@@ -81,27 +123,47 @@ impl<T: KvElement> Staged<T> {
         input: &TileInput<'a, T>,
         chunk: &mut Chunk,
     ) -> TileInput<'a, T> {
-        let Some(narrow) = input.narrow else { return input.clone() };
-        let head_dim = input.op.shape.head_dim;
-        let (head_stride, slot_stride) = (CHUNK_LEN * head_dim, head_dim);
-        for (head, kv_head) in input.kv_heads.clone().enumerate() {
-            for key in chunk.visible_keys() {
-                if key.is_multiple_of(KEY_STEP) {
-                    prefetch_next(&narrow, head_dim, chunk, kv_head, key..key + KEY_STEP);
-                }
-                let (from, to) =
-                    (narrow.place(chunk.slots[key], kv_head), head * head_stride + key * slot_stride);
-                let (from, to) = (from..from + head_dim, to..to + head_dim);
-                // SAFETY: the caller's promise.
-                unsafe {
-                    R::widen(&narrow.k[from.clone()], &mut self.k[to.clone()]);
-                    R::widen(&narrow.v[from], &mut self.v[to]);
-                }
+        // SAFETY: the condition is the caller's.
+        unsafe {
+            match input.narrow {
+                Some(Narrow::E4m3(cache)) => self.widen_heads::<_, R>(&cache, input, chunk),
+                Some(Narrow::Int8(cache)) => self.widen_heads::<_, R>(&cache, input, chunk),
+                None => return input.clone(),
             }
         }
         chunk.take_from_first_slots();
-        let first_head = input.kv_heads.start;
+        let (first_head, slot_stride) = (input.kv_heads.start, input.op.shape.head_dim);
+        let head_stride = CHUNK_LEN * slot_stride;
         let cache = HeadsOfSlots { k: &self.k, v: &self.v, slot_stride, head_stride, first_head };
         TileInput { cache, ..input.clone() }
+    }
+
+    /// Widens what some row sees to its places.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `R`.
+    #[inline(always)]
+    unsafe fn widen_heads<N: NarrowElement, R: Rows<T>>(
+        &mut self,
+        cache: &HeadsOfSlots<N>,
+        input: &TileInput<T>,
+        chunk: &Chunk,
+    ) {
+        let (head_dim, head_len) = (input.op.shape.head_dim, cache.head_stride);
+        for (head, kv_head) in input.kv_heads.clone().enumerate() {
+            for key in chunk.visible_keys() {
+                if key.is_multiple_of(KEY_STEP) {
+                    prefetch_next(cache, head_len, chunk, kv_head, key..key + KEY_STEP);
+                }
+                let (from, to) =
+                    (cache.place(chunk.slots[key], kv_head), (head * CHUNK_LEN + key) * head_dim);
+                let (from, to) = (from..from + head_len, to..to + head_dim);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    N::widen::<T, R>(&cache.k[from.clone()], &mut self.k[to.clone()]);
+                    N::widen::<T, R>(&cache.v[from], &mut self.v[to]);
+                }
+            }
+        }
     }
 }

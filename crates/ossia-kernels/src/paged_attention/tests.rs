@@ -7,6 +7,7 @@ use half::bf16;
 
 use super::*;
 use crate::fp8::{to_bf16, to_e4m3};
+use crate::int8_heads;
 
 const NUM_BLOCKS: usize = 128;
 
@@ -296,7 +297,7 @@ fn bf16_caches_are_widened_exactly() {
 }
 
 #[test]
-fn e4m3_caches_are_widened_exactly() {
+fn narrow_caches_give_the_bits_of_what_they_are_widened_to() {
     for (shape, window) in [
         (shape_of_20b(), None),
         (shape_of_20b(), Some(128)),
@@ -304,21 +305,37 @@ fn e4m3_caches_are_widened_exactly() {
         (shape(12, 4, 32, 5), None),
     ] {
         let case = Case::new(shape, window, &[200, 77], 5);
-        let narrowed = |cache: &[f32]| cache.iter().map(|x| to_e4m3(*x)).collect::<Vec<_>>();
-        let (k, v) = (narrowed(&case.k), narrowed(&case.v));
-        let [wide_k, wide_v] = [&k, &v].map(|cache| cache.iter().map(|x| to_bf16(*x)).collect::<Vec<_>>());
-        let last = vec![(0, 198, 200), (1, 76, 77)];
-        for parts in [case.whole(), last] {
-            case.with_op(&parts, |op, q| {
-                for (name, path) in cpu::available_paths::<bf16>(shape) {
-                    let narrow = Caches::E4m3 { k: &k, v: &v };
-                    let wide = Caches::AsIs { k: &wide_k, v: &wide_v };
-                    let [found, expected] =
-                        [narrow, wide].map(|caches| cpu::attend_with(op, q, caches, &path, 2));
-                    assert_eq!(found, expected, "{name} {shape:?} {window:?} {parts:?}");
-                }
-            });
-        }
+        let codes = [&case.k, &case.v].map(|cache| cache.iter().map(|x| to_e4m3(*x)).collect::<Vec<_>>());
+        let wide = codes.each_ref().map(|codes| codes.iter().map(|x| to_bf16(*x)).collect::<Vec<_>>());
+        check_narrow(&case, Caches::E4m3 { k: &codes[0], v: &codes[1] }, &wide);
+
+        let (dim, len) = (shape.head_dim, int8_heads::head_len(shape.head_dim));
+        let bytes = [&case.k, &case.v].map(|cache| {
+            let mut bytes = vec![0; cache.len() / dim * len];
+            cache.chunks(dim).zip(bytes.chunks_mut(len)).for_each(|(x, to)| int8_heads::narrow(x, to));
+            bytes
+        });
+        let wide = bytes.each_ref().map(|bytes| {
+            let mut wide = vec![bf16::ZERO; bytes.len() / len * dim];
+            let heads = bytes.chunks(len).zip(wide.chunks_mut(dim));
+            heads.for_each(|(from, to)| int8_heads::widen(from, to, cpu::KvElement::of_f32));
+            wide
+        });
+        check_narrow(&case, Caches::Int8 { k: &bytes[0], v: &bytes[1] }, &wide);
+    }
+}
+
+/// Whole prompts and single queries, on every path.
+fn check_narrow(case: &Case, narrow: Caches<bf16>, [k, v]: &[Vec<bf16>; 2]) {
+    let last = case.context_lens.iter().enumerate().map(|(seq, &len)| (seq, len - 1, len)).collect();
+    for parts in [case.whole(), last] {
+        case.with_op(&parts, |op, q| {
+            for (name, path) in cpu::available_paths(case.shape) {
+                let run = |caches| cpu::attend_with(op, q, caches, &path, 2);
+                let (found, expected) = (run(narrow), run(Caches::AsIs { k, v }));
+                assert_eq!(found, expected, "{name} {:?} {:?} {parts:?}", case.shape, case.window);
+            }
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use float8::F8E4M3;
 
 use super::chunk::Chunk;
 use super::cpu::KvElement;
-use super::staged::{HeadsOfSlots, Staged};
+use super::staged::{HeadsOfSlots, Narrow, Staged};
 use super::sums::{Sums, padded};
 use super::{CHUNK_LEN, PagedAttention, SPAN_LEN};
 use crate::kv_cache::BlockTable;
@@ -23,7 +23,7 @@ pub(super) struct TileInput<'a, T> {
     /// All keys and values, or those of a chunk that are widened.
     pub(super) cache: HeadsOfSlots<'a, T>,
     /// Keys and values of which a chunk's are to be widened into `cache`, if they are narrower.
-    pub(super) narrow: Option<HeadsOfSlots<'a, F8E4M3>>,
+    pub(super) narrow: Option<Narrow<'a>>,
     pub(super) table: &'a BlockTable,
     /// Key-value heads, one after the other.
     pub(super) kv_heads: Range<usize>,
@@ -66,7 +66,7 @@ pub(super) trait Rows<T>: Sized {
     /// Rows of a head with those that fill the last step up.
     fn padded_rows(input: &TileInput<T>) -> usize;
     /// Exact widening of as many numbers of a cache.
-    unsafe fn widen(from: &[F8E4M3], to: &mut [T]);
+    unsafe fn widen_e4m3(from: &[F8E4M3], to: &mut [T]);
     /// The rows before any key.
     unsafe fn new(input: &TileInput<T>) -> Self;
     /// Merges a chunk of each head's keys and values into its rows.

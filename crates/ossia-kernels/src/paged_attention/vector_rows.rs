@@ -55,7 +55,7 @@ impl<T: KvElement, P: Operands> Rows<T> for VectorRows<P> {
     }
 
     #[inline(always)]
-    unsafe fn widen(from: &[F8E4M3], to: &mut [T]) {
+    unsafe fn widen_e4m3(from: &[F8E4M3], to: &mut [T]) {
         // SAFETY: the condition is the caller's.
         unsafe { P::widen_e4m3(from, to) }
     }

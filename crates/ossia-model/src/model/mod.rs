@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ossia_kernels::{Backend, ComputeType, Embedding, Linear, Matrix, RmsNorm};
+use ossia_kernels::{Backend, CacheType, ComputeType, Embedding, Linear, Matrix, RmsNorm};
 
 use self::layer::DecoderLayer;
 use self::norm::load_norm;
@@ -26,8 +26,10 @@ use crate::{ForwardBatch, GptOssConfig, Logits, ModelError};
 /// How a model is run.
 #[derive(Clone, Debug)]
 pub struct ModelOptions {
-    /// Precision of activations in matrix products, and of the KV cache.
+    /// Precision of activations in matrix products.
     pub compute: ComputeType,
+    /// How the KV cache keeps keys and values; `None` for [`CacheType::of`] `compute`.
+    pub kv_cache: Option<CacheType>,
     /// How the matrices of attention and the lm_head are kept.
     pub dense_weights: DenseWeights,
     /// Where it runs, and in which form of the ops.
@@ -62,6 +64,11 @@ impl ModelOptions {
         }
     }
 
+    /// How the KV cache keeps keys and values.
+    pub fn cache_type(&self) -> CacheType {
+        self.kv_cache.unwrap_or_else(|| CacheType::of(self.compute))
+    }
+
     /// The lm_head as it is to be kept.
     fn keep_lm_head(&self, weight: Arc<Matrix>) -> Arc<Matrix> {
         match self.dense_weights {
@@ -76,6 +83,7 @@ impl Default for ModelOptions {
         let backend = Backend::cpu();
         Self {
             compute: ComputeType::Bf16,
+            kv_cache: None,
             dense_weights: DenseWeights::AsStored,
             backend,
             cpu_moe: 0,
@@ -176,7 +184,7 @@ impl GptOss {
 
     /// Bytes that one block of a KV cache takes over all layers.
     pub fn kv_bytes_per_block(&self, block_size: usize) -> usize {
-        self.config.kv_bytes_per_block(self.options.compute, block_size)
+        self.config.kv_bytes_per_block(self.options.cache_type(), block_size)
     }
 
     /// Allocates a KV cache of `num_blocks` blocks of `block_size` tokens.
@@ -186,7 +194,7 @@ impl GptOss {
     pub fn allocate_kv_cache(&self, num_blocks: usize, block_size: usize) -> Result<KvCache, ModelError> {
         KvCache::new(
             &self.config,
-            self.options.compute,
+            self.options.cache_type(),
             self.options.backend.device(),
             num_blocks,
             block_size,

@@ -12,7 +12,7 @@ use crate::commands::bench::args::BenchArgs;
 use crate::device::DeviceArg;
 use crate::source::ModelSource;
 pub(crate) use key::{KeyAction, KeyArgs, NewKeyArgs};
-pub(crate) use model::{CpuWeights, Dtype, EngineArgs, LoadFormatArg, ModelArgs};
+pub(crate) use model::{CpuWeights, Dtype, EngineArgs, KvCacheDtype, LoadFormatArg, ModelArgs};
 pub(crate) use serve::{AccessArgs, HttpArgs, LogArgs, LogFormat, ServeArgs, StoreArgs};
 
 /// OpenAI's open-weight gpt-oss models behind OpenAI's own HTTP API.
@@ -142,6 +142,9 @@ pub(crate) struct LogitsArgs {
     /// How the matrices of attention and the lm_head are kept
     #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
     pub(crate) cpu_weights: CpuWeights,
+    /// How the KV cache keeps keys and values
+    #[arg(long, value_enum, default_value_t = KvCacheDtype::Auto)]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
     /// Where the model runs: `auto` (a GPU if this build and machine have one), `cpu`, `cuda:N` or `metal`
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceArg,

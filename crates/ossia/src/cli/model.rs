@@ -24,6 +24,9 @@ pub(crate) struct ModelArgs {
     /// How the matrices of attention and the lm_head are kept; experts stay as stored
     #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
     pub(crate) cpu_weights: CpuWeights,
+    /// How the KV cache keeps keys and values
+    #[arg(long, value_enum, default_value_t = KvCacheDtype::Auto)]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
     /// Read the weights into memory of their own instead of mapping their files: slower to start, and the system cannot take them back
     #[arg(long)]
     pub(crate) no_mmap: bool,
@@ -49,10 +52,23 @@ pub(crate) struct ModelArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Dtype {
-    /// Exact f32 activations and KV cache
+    /// Exact f32 activations
     F32,
-    /// bf16 activations into each product, bf16 KV cache
+    /// bf16 activations into each product
     Bf16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvCacheDtype {
+    /// As `--dtype` says
+    Auto,
+    /// Rounded to bf16
+    Bf16,
+    /// Rounded to floating point of 8 bits (e4m3): half the memory of bf16, and less exact
+    #[value(alias = "fp8_e4m3")]
+    Fp8,
+    /// Rounded to integers of 8 bits with a scale for each 32: nearly as little memory, and more exact; on the CPU
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,8 +7,8 @@ use candle_core::{DType, Tensor};
 use super::super::words::At;
 use super::super::{AttentionSpec, CosSin, LayerCache, Qkv};
 use super::{
-    JOIN_THREADS, PagedAttentionArgs, ROPE_PARTS, ROPE_THREADS, RopeAndCacheArgs, SPLIT_THREADS, TILE_ROWS,
-    TILED_HEAD_DIM, TILED_THREADS, TiledAttentionArgs, Words, few_kernel, num_splits,
+    CacheKernels, JOIN_THREADS, PagedAttentionArgs, ROPE_PARTS, ROPE_THREADS, RopeAndCacheArgs,
+    SPLIT_THREADS, TILE_ROWS, TILED_HEAD_DIM, TILED_THREADS, TiledAttentionArgs, Words, num_splits,
 };
 use crate::backend::Backend;
 use crate::cuda::Kernels;
@@ -32,6 +32,7 @@ struct Op<'a> {
     sinks: &'a Tensor,
     q: &'a Tensor,
     cache: LayerCache<'a>,
+    names: CacheKernels,
     out: &'a Tensor,
 }
 
@@ -63,7 +64,7 @@ impl CudaBatch {
         Ok([self.kernels.address(&self.on_device)?, num_tokens, num_few, num_tiled, context])
     }
 
-    /// Rotates, writes the cache and attends, `[n, heads * head_dim]` f32. Caches are bf16; metadata was checked.
+    /// Rotates, writes the cache and attends, `[n, heads * head_dim]` f32. Metadata was checked.
     pub(in super::super) fn forward(
         &self,
         spec: &AttentionSpec,
@@ -72,14 +73,15 @@ impl CudaBatch {
         rotary: &CosSin,
         cache: LayerCache,
     ) -> Result<Tensor> {
-        if cache.k.dtype() != DType::BF16 || cache.v.dtype() != DType::BF16 {
+        let names = CacheKernels::of(cache.k.dtype()).filter(|_| cache.v.dtype() == cache.k.dtype());
+        let Some(names) = names else {
             return Err(KernelError::ActivationDType { op: "attention cache", found: cache.k.dtype() });
-        }
+        };
         let shape = (self.words.slots.len, spec.num_attention_heads * spec.head_dim);
         let rotated = self.kernels.output(shape, DType::F32)?;
         let out = self.kernels.output(shape, DType::F32)?;
-        self.rope_and_cache(spec, qkv, rotary, cache, &rotated)?;
-        let op = Op { spec, sinks, q: &rotated, cache, out: &out };
+        let op = Op { spec, sinks, q: &rotated, cache, names, out: &out };
+        self.rope_and_cache(&op, qkv, rotary)?;
         match spec.head_dim {
             TILED_HEAD_DIM => {
                 self.attend_few(&op, self.words.few_tokens)?;
@@ -90,15 +92,9 @@ impl CudaBatch {
         Ok(out)
     }
 
-    fn rope_and_cache(
-        &self,
-        spec: &AttentionSpec,
-        qkv: &Qkv,
-        rotary: &CosSin,
-        cache: LayerCache,
-        rotated: &Tensor,
-    ) -> Result<()> {
-        let kernels = &*self.kernels;
+    /// Writes what `op` reads: its queries and the cache.
+    fn rope_and_cache(&self, op: &Op, qkv: &Qkv, rotary: &CosSin) -> Result<()> {
+        let (kernels, spec) = (&*self.kernels, op.spec);
         let (q, k, v) = (qkv.q.contiguous()?, qkv.k.contiguous()?, qkv.v.contiguous()?);
         let base = kernels.address(&self.on_device)?;
         let args = RopeAndCacheArgs {
@@ -108,16 +104,16 @@ impl CudaBatch {
             cos: kernels.address(&rotary.cos)?,
             sin: kernels.address(&rotary.sin)?,
             slots: self.words.slots.address(base),
-            q_out: kernels.address(rotated)?,
-            k_cache: kernels.address(cache.k)?,
-            v_cache: kernels.address(cache.v)?,
+            q_out: kernels.address(op.q)?,
+            k_cache: kernels.address(op.cache.k)?,
+            v_cache: kernels.address(op.cache.v)?,
             num_heads: spec.num_attention_heads as u32,
             num_kv_heads: spec.num_key_value_heads as u32,
             head_dim: spec.head_dim as u32,
         };
         let grid = Grid::new([self.words.slots.len, ROPE_PARTS, 1], ROPE_THREADS);
         // SAFETY: slots were checked against the cache, whose storage nothing else uses on this stream meanwhile.
-        unsafe { kernels.launch("rope_and_cache_f32_bf16", args, grid) }
+        unsafe { kernels.launch(op.names.rope_and_cache, args, grid) }
     }
 
     /// The queries of `tokens`, their keys split over blocks.
@@ -160,7 +156,7 @@ impl CudaBatch {
             let join = Grid::new([num_heads, count, 1], JOIN_THREADS);
             // SAFETY: block tables were checked against the cache; parts hold `count` tokens.
             unsafe {
-                kernels.launch(few_kernel(op.spec, args.block_size as usize), args, split)?;
+                kernels.launch(op.names.few(op.spec, args.block_size as usize), args, split)?;
                 kernels.launch("paged_attention_join_f32", args, join)?;
             }
         }
@@ -194,6 +190,6 @@ impl CudaBatch {
         let tiles = words.tiled_lens.iter().map(|len| (len * group).div_ceil(TILE_ROWS)).sum();
         let grid = Grid::new([tiles, op.spec.num_key_value_heads, 1], TILED_THREADS);
         // SAFETY: block tables were checked against the cache; the kernel takes heads of this width.
-        unsafe { kernels.launch("tiled_attention_bf16", args, grid) }
+        unsafe { kernels.launch(op.names.tiled, args, grid) }
     }
 }

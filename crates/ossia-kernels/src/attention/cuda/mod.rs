@@ -9,6 +9,8 @@ mod tests;
 #[cfg(feature = "cuda")]
 pub(super) use device::{CudaBatch, fits};
 
+use candle_core::DType;
+
 use super::AttentionSpec;
 use super::words::Words;
 
@@ -93,11 +95,45 @@ const MAX_DECODE_HEADS: usize = 8;
 /// The only width of a head that the kernels on the tensor cores take.
 const TILED_HEAD_DIM: usize = 64;
 
-/// The kernel for queries that go one by one, by the shape of their heads: on the tensor cores where it fits.
-fn few_kernel(spec: &AttentionSpec, block_size: usize) -> &'static str {
-    let group = spec.num_attention_heads / spec.num_key_value_heads;
-    let fits = spec.head_dim == TILED_HEAD_DIM && group <= MAX_DECODE_HEADS && block_size.is_multiple_of(16);
-    if fits { "decode_attention_bf16" } else { "paged_attention_split_bf16" }
+/// The kernels for caches of one type.
+#[derive(Clone, Copy, Debug)]
+struct CacheKernels {
+    rope_and_cache: &'static str,
+    decode: &'static str,
+    split: &'static str,
+    tiled: &'static str,
+}
+
+impl CacheKernels {
+    const BF16: Self = Self {
+        rope_and_cache: "rope_and_cache_bf16",
+        decode: "decode_attention_bf16",
+        split: "paged_attention_split_bf16",
+        tiled: "tiled_attention_bf16",
+    };
+    const FP8: Self = Self {
+        rope_and_cache: "rope_and_cache_fp8",
+        decode: "decode_attention_fp8",
+        split: "paged_attention_split_fp8",
+        tiled: "tiled_attention_fp8",
+    };
+
+    /// Those for caches of `dtype`, if there are such.
+    fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::BF16 => Some(Self::BF16),
+            DType::F8E4M3 => Some(Self::FP8),
+            _ => None,
+        }
+    }
+
+    /// The one for queries that go one by one, by the shape of their heads: on the tensor cores where it fits.
+    fn few(self, spec: &AttentionSpec, block_size: usize) -> &'static str {
+        let group = spec.num_attention_heads / spec.num_key_value_heads;
+        let fits =
+            spec.head_dim == TILED_HEAD_DIM && group <= MAX_DECODE_HEADS && block_size.is_multiple_of(16);
+        if fits { self.decode } else { self.split }
+    }
 }
 
 /// Parts of the keys that a query with `context_len` tokens before and at it may see.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use candle_core::WithDType;
+use float8::F8E4M3;
 use half::bf16;
 
 use super::super::test_case::{BLOCK_SIZE, Case, spec};
@@ -12,12 +14,13 @@ use crate::gpu::Grid;
 use crate::gpu::twin::{Output, Twin, input};
 
 /// Output and both caches by the kernels' twins.
-fn run(case: &Case) -> (Vec<f32>, Vec<bf16>, Vec<bf16>) {
+fn run<T: WithDType>(case: &Case, k_cache: &[T], v_cache: &[T]) -> (Vec<f32>, Vec<T>, Vec<T>) {
+    let names = CacheKernels::of(T::DTYPE).unwrap();
     let spec = &case.spec;
     let (n, heads) = (case.slot_mapping.len(), spec.num_attention_heads);
     let words = Words::new(&case.metadata(), &case.slot_mapping);
     let base = input(&words.words);
-    let (mut k_cache, mut v_cache) = (case.k_cache.clone(), case.v_cache.clone());
+    let (mut k_cache, mut v_cache) = (k_cache.to_vec(), v_cache.to_vec());
     let mut rotated = Output::new(n * heads * spec.head_dim);
     let args = RopeAndCacheArgs {
         q: input(&case.q),
@@ -34,11 +37,12 @@ fn run(case: &Case) -> (Vec<f32>, Vec<bf16>, Vec<bf16>) {
         head_dim: spec.head_dim as u32,
     };
     let twin = Twin::of("attention/rope_and_cache.cu");
-    twin.launch("rope_and_cache_f32_bf16", &args, Grid::new([n, ROPE_PARTS, 1], ROPE_THREADS));
+    twin.launch(names.rope_and_cache, &args, Grid::new([n, ROPE_PARTS, 1], ROPE_THREADS));
     let rotated = rotated.f32s();
 
     let mut out = Output::new(n * heads * spec.head_dim);
-    let run = Run { case, words: &words, base, q: &rotated, caches: [&k_cache, &v_cache] };
+    let caches = [input(&k_cache), input(&v_cache)];
+    let run = Run { case, words: &words, base, q: &rotated, caches, names };
     match spec.head_dim {
         TILED_HEAD_DIM => {
             run.few(words.few_tokens, out.address());
@@ -55,7 +59,8 @@ struct Run<'a> {
     words: &'a Words,
     base: u64,
     q: &'a [f32],
-    caches: [&'a [bf16]; 2],
+    caches: [u64; 2],
+    names: CacheKernels,
 }
 
 impl Run<'_> {
@@ -68,8 +73,8 @@ impl Run<'_> {
         let args = PagedAttentionArgs {
             q: input(self.q),
             tokens: tokens.address(base),
-            k_cache: input(self.caches[0]),
-            v_cache: input(self.caches[1]),
+            k_cache: self.caches[0],
+            v_cache: self.caches[1],
             token_seqs: words.token_seqs.address(base),
             positions: words.positions.address(base),
             table_starts: words.table_starts.address(base),
@@ -90,9 +95,9 @@ impl Run<'_> {
         };
         let twin = Twin::of("attention/paged_attention.cu");
         let split = Grid::new([max_splits, spec.num_key_value_heads, tokens.len], SPLIT_THREADS);
-        match few_kernel(spec, BLOCK_SIZE) {
-            "decode_attention_bf16" => {
-                Twin::of("attention/decode_attention.cu").launch("decode_attention_bf16", &args, split);
+        match self.names.few(spec, BLOCK_SIZE) {
+            kernel if kernel == self.names.decode => {
+                Twin::of("attention/decode_attention.cu").launch(kernel, &args, split);
             }
             kernel => twin.launch(kernel, &args, split),
         }
@@ -107,8 +112,8 @@ impl Run<'_> {
         let (spec, words, base) = (&self.case.spec, self.words, self.base);
         let args = TiledAttentionArgs {
             q: input(self.q),
-            k_cache: input(self.caches[0]),
-            v_cache: input(self.caches[1]),
+            k_cache: self.caches[0],
+            v_cache: self.caches[1],
             seqs: words.tiled_seqs.address(base),
             seq_starts: words.seq_starts.address(base),
             context_lens: words.context_lens.address(base),
@@ -127,7 +132,7 @@ impl Run<'_> {
         let group = spec.num_attention_heads / spec.num_key_value_heads;
         let tiles = words.tiled_lens.iter().map(|len| (len * group).div_ceil(TILE_ROWS)).sum();
         let grid = Grid::new([tiles, spec.num_key_value_heads, 1], TILED_THREADS);
-        Twin::of("attention/tiled_attention.cu").launch("tiled_attention_bf16", &args, grid);
+        Twin::of("attention/tiled_attention.cu").launch(self.names.tiled, &args, grid);
     }
 }
 
@@ -141,15 +146,49 @@ fn the_twins_agree_with_the_cpu_op() {
             // Decode at block, tile and part boundaries and after them; prefill, whole and in chunks; the first token.
             let lens = [(1, 1), (1, 256), (5, 5), (1, 257), (1, 600), (3, 64), (33, 131), (20, 300)];
             let case = Case::new(spec, &lens, random);
-            let (found, expected) = (run(&case), case.expected());
             let context = format!("{heads:?} heads of {head_dim}, window {window:?}");
-            // The tensor cores take queries and weights rounded to bf16.
-            let tolerance = if head_dim == TILED_HEAD_DIM { 3e-3 } else { 1e-5 };
-            let scale = expected.0.iter().fold(0f32, |max, x| max.max(x.abs()));
-            for (found, expected) in found.0.iter().zip(&expected.0) {
-                assert!((found - expected).abs() <= tolerance * scale, "{context}: {found} {expected}");
-            }
-            assert!(found.1 == expected.1 && found.2 == expected.2, "{context}: caches differ");
+            check(&case, &case.k_cache, &case.v_cache, &context);
+            let [k, v] = [&case.k_cache, &case.v_cache].map(|cache| narrowed(cache));
+            check(&case, &k, &v, &format!("{context}, fp8"));
+        }
+    }
+}
+
+/// The twins over a cache against the CPU op over the same.
+fn check<T: WithDType>(case: &Case, k_cache: &[T], v_cache: &[T], context: &str) {
+    let (found, expected) = (run(case, k_cache, v_cache), case.expected_over(k_cache, v_cache));
+    // The tensor cores take queries and weights rounded to bf16.
+    let tolerance = if case.spec.head_dim == TILED_HEAD_DIM { 3e-3 } else { 1e-5 };
+    let scale = expected.0.iter().fold(0f32, |max, x| max.max(x.abs()));
+    for (found, expected) in found.0.iter().zip(&expected.0) {
+        assert!((found - expected).abs() <= tolerance * scale, "{context}: {found} {expected}");
+    }
+    assert!(found.1 == expected.1 && found.2 == expected.2, "{context}: caches differ");
+}
+
+fn narrowed(cache: &[bf16]) -> Vec<F8E4M3> {
+    cache.iter().map(|x| F8E4M3::from_f32(x.to_f32())).collect()
+}
+
+/// With one key and a sink that takes nothing the output is the value, as it was kept.
+#[test]
+fn every_code_of_fp8_is_kept_and_widened() {
+    let random = &mut Random::fresh();
+    let codes = (0..=255).map(F8E4M3::from_bits);
+    for (heads, head_dim) in [(4, 64), (8, 32)] {
+        let mut spec = spec([heads, heads], head_dim, Some(1), random);
+        spec.sinks.fill(-1e30);
+        // One token alone and four together, which other kernels take.
+        let mut case = Case::new(spec, &[(1, 1), (4, 4)], random);
+        case.v = codes.clone().cycle().take(case.v.len()).map(|code| code.to_f32()).collect();
+        let [k, v] = [&case.k_cache, &case.v_cache].map(|cache| narrowed(cache));
+        let out = run(&case, &k, &v).0;
+        for (found, code) in out.iter().zip(codes.clone().cycle()) {
+            let expected = code.to_f32();
+            assert!(
+                *found == expected || found.is_nan() && expected.is_nan(),
+                "{code:?}: {found} {expected}"
+            );
         }
     }
 }
@@ -178,7 +217,8 @@ fn the_batch_does_not_show() {
             batch.k_cache[to..to + block_len].copy_from_slice(&alone.k_cache[from..from + block_len]);
             batch.v_cache[to..to + block_len].copy_from_slice(&alone.v_cache[from..from + block_len]);
         }
-        let (found, expected) = (run(&batch).0, run(&alone).0);
+        let of = |case: &Case| run(case, &case.k_cache, &case.v_cache).0;
+        let (found, expected) = (of(&batch), of(&alone));
         assert!(found[first * width..][..expected.len()] == expected, "{lens:?}");
     }
 }

@@ -79,7 +79,7 @@ impl Rows<bf16> for AmxRows {
     }
 
     #[inline(always)]
-    unsafe fn widen(from: &[F8E4M3], to: &mut [bf16]) {
+    unsafe fn widen_e4m3(from: &[F8E4M3], to: &mut [bf16]) {
         // SAFETY: the condition of the trait; processors with AMX have AVX-512 VBMI.
         unsafe { fp8::widen_avx512(from, to) }
     }
