@@ -13,6 +13,7 @@ const SOURCES: &[&str] = &[
     "attention/rope_and_cache.cu",
     "attention/tiled_attention.cu",
     "draw/draw.cu",
+    "draw/draw_filtered.cu",
     "embedding/embedding.cu",
     "linear/bf16_activations.cu",
     "linear/bf16_mma.cu",
@@ -30,6 +31,7 @@ const HEADERS: &[&str] = &[
     "attention/paged_attention.h",
     "cuda/kernel.h",
     "cuda/shim.h",
+    "draw/draw.h",
     "gpu/fibers.h",
     "moe/mxfp4.h",
 ];

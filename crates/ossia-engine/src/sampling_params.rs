@@ -62,10 +62,14 @@ impl SamplingParams {
         self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || self.repetition_penalty != 1.0
     }
 
-    /// Whether the next token depends on the temperature and the mask alone, and nothing but it is wanted.
-    pub(crate) fn is_plain(&self) -> bool {
-        let keeps_all = self.top_p >= 1.0 && self.top_k == 0 && self.min_p == 0.0;
-        keeps_all && !self.has_penalties() && self.logit_bias.is_empty() && self.logprobs.is_none()
+    /// Whether something changes the logits beside a mask, or wants to see them.
+    pub(crate) fn needs_logits(&self) -> bool {
+        self.has_penalties() || !self.logit_bias.is_empty() || self.logprobs.is_some()
+    }
+
+    /// Whether not every token that may be drawn is left to draw from.
+    pub(crate) fn has_filters(&self) -> bool {
+        self.top_p < 1.0 || self.top_k > 0 || self.min_p > 0.0
     }
 
     /// Refuses values that have no meaning. Wire limits (temperature at most 2) are the caller's.

@@ -61,22 +61,41 @@ impl ModelRunner for Drawing {
     }
 }
 
-/// A draw by its definition, in f64.
+/// A draw by its definition, in f64, with sorting.
 fn draw_from(row: &[f32], draw: &Draw) -> Drawn {
-    let allowed = |id: &usize| !draw.forbidden.contains(&(*id as u32));
-    let ids = || (0..row.len()).filter(allowed);
-    let Some(max) = ids().map(|id| row[id]).reduce(f32::max) else { return Drawn::NothingAllowed };
-    if draw.temperature == 0.0 {
-        return Drawn::Token(ids().find(|&id| row[id] == max).unwrap() as u32);
+    let temperature = f64::from(draw.temperature);
+    let mut ranked: Vec<usize> =
+        (0..row.len()).filter(|id| !draw.forbidden.contains(&(*id as u32))).collect();
+    ranked.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+    let Some(&best) = ranked.first() else { return Drawn::NothingAllowed };
+    if temperature == 0.0 {
+        return Drawn::Token(best as u32);
     }
-    let mass = |id: usize| (f64::from(row[id] - max) / f64::from(draw.temperature)).exp();
-    let total: f64 = ids().map(mass).sum();
-    let mut before = 0.0;
-    let token = ids().find(|&id| {
-        before += mass(id);
-        before > draw.uniform * total
-    });
-    token.map_or(Drawn::NothingAllowed, |id| Drawn::Token(id as u32))
+    let mass = |id: &usize| (f64::from(row[*id] - row[best]) / temperature).exp();
+    let mut filters = draw.filters.clone();
+    if let Some(filters) = &filters {
+        ranked.retain(|id| mass(id) >= f64::from(filters.min_p));
+        ranked.truncate(if filters.top_k > 0 { filters.top_k as usize } else { row.len() });
+    }
+    let total = |ids: &[usize]| ids.iter().map(mass).sum::<f64>();
+    let nucleus = filters.as_ref().map_or(2.0, |filters| f64::from(filters.top_p)) * total(&ranked);
+    let mut uniform = draw.uniform;
+    loop {
+        let (target, mut before, mut by_id) = (uniform * total(&ranked), 0.0, ranked.clone());
+        by_id.sort_unstable();
+        let token = by_id.into_iter().find(|id| {
+            before += mass(id);
+            before > target
+        });
+        let Some(rank) = ranked.iter().position(|id| Some(*id) == token) else {
+            return Drawn::NothingAllowed;
+        };
+        match &mut filters {
+            Some(filters) if total(&ranked[..rank]) >= nucleus => uniform = filters.redraws.next(),
+            _ => return Drawn::Token(ranked[rank] as u32),
+        }
+        ranked.truncate(rank + 1);
+    }
 }
 
 /// Free text that forbids some tokens, but for each fifth token, of which only ten are allowed.
@@ -108,7 +127,9 @@ fn request(idx: u32) -> GenerationRequest {
         seed: Some(u64::from(idx)),
         frequency_penalty: if idx == 4 { 0.2 } else { 0.0 },
         logprobs: (idx == 5).then_some(2),
-        top_p: if idx == 7 { 0.9 } else { 1.0 },
+        top_p: if idx == 7 { 0.6 } else { 1.0 },
+        top_k: if [1, 7].contains(&idx) { 20 } else { 0 },
+        min_p: if idx == 7 { 0.01 } else { 0.0 },
         ..SamplingParams::default()
     };
     if [2, 3].contains(&idx) {
@@ -157,9 +178,9 @@ fn drawn_tokens_are_those_that_the_engine_samples() {
     assert!(
         found.iter().all(|(tokens, reason)| (tokens.len(), reason) == (MAX_TOKENS, &FinishReason::Length))
     );
-    // Requests 1 and 2 are plain, 0, 3 and 6 but for each fifth token; 4, 5 and 7 need their logits.
+    // Requests 1, 2 and 7 are drawn, 0, 3 and 6 but for each fifth token; 4 and 5 need their logits.
     let [rows, draws] = [&asked.rows, &asked.draws].map(|count| count.load(Ordering::Relaxed));
-    assert_eq!((draws, rows), (2 * MAX_TOKENS + 3 * MAX_TOKENS * 4 / 5, 3 * MAX_TOKENS + 3 * MAX_TOKENS / 5));
+    assert_eq!((draws, rows), (3 * MAX_TOKENS + 3 * MAX_TOKENS * 4 / 5, 2 * MAX_TOKENS + 3 * MAX_TOKENS / 5));
 }
 
 #[test]
@@ -171,7 +192,7 @@ fn a_draw_that_fails_is_its_own_requests_failure() {
         let drawing = Drawing { inner: demo(), asked: Arc::default(), answer: Some(answer) };
         for (idx, (tokens, reason)) in replies(Box::new(drawing)).into_iter().enumerate() {
             match idx {
-                4 | 5 | 7 => assert_eq!((tokens.len(), reason), (MAX_TOKENS, FinishReason::Length)),
+                4 | 5 => assert_eq!((tokens.len(), reason), (MAX_TOKENS, FinishReason::Length)),
                 _ => assert_eq!((tokens.len(), reason), (0, FinishReason::Failed(message.to_owned()))),
             }
         }

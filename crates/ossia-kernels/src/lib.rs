@@ -35,7 +35,7 @@ pub use check::{CheckShapes, OpCheck, check_ops};
 pub use compute_type::ComputeType;
 pub use cpu::{Isa, ask_for_huge_pages, keep_freed_memory, measure_read_speed, num_threads, set_num_threads};
 pub use device_input::{DeviceInput, TokenIds};
-pub use draw::{Draw, Drawn};
+pub use draw::{Draw, Drawn, Filters, Uniforms};
 pub use embedding::Embedding;
 pub use error::{KernelError, Result};
 pub use kv_cache::{BlockTable, CacheType, write_kv};

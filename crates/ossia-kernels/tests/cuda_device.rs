@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use ossia_kernels::{
     AttentionMetadata, AttentionSpec, Backend, BlockTable, ComputeType, CosSin, DeviceInput, Draw, Drawn,
-    ExpertWeights, LayerCache, Matrix, MoeWeights, Qkv, WeightBytes,
+    ExpertWeights, Filters, LayerCache, Matrix, MoeWeights, Qkv, Uniforms, WeightBytes,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -145,14 +145,29 @@ fn draws() {
         let row = &logits[row * vocab..][..vocab];
         (0..vocab).filter(|&id| Some(id) != without).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
     };
-    let greedy = |forbidden: Vec<u32>| Draw { temperature: 0.0, uniform: 0.0, forbidden };
+    let greedy = |forbidden: Vec<u32>| Draw { temperature: 0.0, uniform: 0.0, forbidden, filters: None };
     let best = argmax(2, None);
     let (free, forbidding) = (greedy(vec![]), greedy(vec![best as u32]));
     // The first and the last token that have a mass.
     let [first, last] =
-        [0.0, 1.0 - 1e-9].map(|uniform| Draw { temperature: 1.0, uniform, forbidden: vec![] });
-    let draws = [(0, &free), (1, &first), (2, &forbidding), (1, &last)];
-    let expected = [argmax(0, None), 0, argmax(2, Some(best)), vocab - 1];
+        [0.0, 1.0 - 1e-9].map(|uniform| Draw { temperature: 1.0, uniform, forbidden: vec![], filters: None });
+    // The last one of the two best, by id, and the best one alone, which a nucleus of next to nothing holds.
+    let filtered = |uniform, top_k, top_p, forbidden: Vec<u32>| {
+        let filters = Filters { top_k, top_p, min_p: 0.0, redraws: Uniforms::new(1, 2) };
+        Draw { temperature: 1.0, uniform, forbidden, filters: Some(filters) }
+    };
+    let best_of_1 = argmax(1, None);
+    let top_2 = filtered(1.0 - 1e-9, 2, 1.0, vec![]);
+    let nucleus = filtered(0.5, 0, 1e-9, vec![best as u32]);
+    let draws = [(0, &free), (1, &first), (2, &forbidding), (1, &last), (1, &top_2), (2, &nucleus)];
+    let expected = [
+        argmax(0, None),
+        0,
+        argmax(2, Some(best)),
+        vocab - 1,
+        best_of_1.max(argmax(1, Some(best_of_1))),
+        argmax(2, Some(best)),
+    ];
     let found = backend.draw(&on_device, &draws, &mut DeviceInput::default()).unwrap();
     assert_eq!(found, expected.map(|id| Drawn::Token(id as u32)));
     assert!(backend.draw(&on_device, &[(3, &free)], &mut DeviceInput::default()).is_err());

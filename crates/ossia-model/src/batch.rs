@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn names_the_wrong_field() {
         type Break = fn(&mut ForwardBatch);
-        let draw = Draw { temperature: 1.0, uniform: 0.5, forbidden: vec![] };
+        let draw = Draw { temperature: 1.0, uniform: 0.5, forbidden: vec![], filters: None };
         let mut with_draw = batch();
         with_draw.draws.push(TokenDraw { row: 4, draw });
         assert!(

@@ -17,5 +17,5 @@ pub use error::ModelError;
 pub use kv_cache::KvCache;
 pub use logits::Logits;
 pub use model::{DenseWeights, GptOss, ModelOptions};
-pub use ossia_kernels::{Backend, BlockTable, CacheType, ComputeType, Draw, Drawn};
+pub use ossia_kernels::{Backend, BlockTable, CacheType, ComputeType, Draw, Drawn, Filters, Uniforms};
 pub use weights::{DamagedTensor, LoadProgress, WeightAccess, WeightSizes, find_damage, write_checkpoint};

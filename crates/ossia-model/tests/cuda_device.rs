@@ -82,7 +82,7 @@ fn replayed_passes_draw_what_their_logits_say() {
     let mut rows = Vec::new();
     for position in 0..6 {
         // The same token of two sequences: drawn from one, wanted of the other.
-        let draw = Draw { temperature: 0.0, uniform: 0.0, forbidden: vec![] };
+        let draw = Draw { temperature: 0.0, uniform: 0.0, forbidden: vec![], filters: None };
         let batch = ForwardBatch {
             logits_indices: vec![1],
             draws: vec![TokenDraw { row: 0, draw }],

@@ -69,7 +69,7 @@ fn best(logits: &Logits) -> u32 {
 /// What the runner draws in place of giving logits, without the tokens that are forbidden.
 fn draw(runner: &mut ScriptedRunner, mut batch: ForwardBatch, temperature: f32, forbidden: &[u32]) -> Drawn {
     let row = batch.logits_indices.pop().unwrap();
-    let draw = Draw { temperature, uniform: 0.5, forbidden: forbidden.to_vec() };
+    let draw = Draw { temperature, uniform: 0.5, forbidden: forbidden.to_vec(), filters: None };
     batch.draws = vec![TokenDraw { row, draw }];
     let logits = forward(runner, &batch).unwrap();
     assert_eq!((logits.rows(), logits.drawn().len()), (0, 1));

@@ -58,7 +58,7 @@ impl Direct {
     pub(crate) fn decode(&mut self, input_ids: &[&[u32]], context_len: usize) -> Result<&Logits> {
         let mut batch = self.batch(input_ids, context_len);
         if self.model.draws() {
-            let draw = Draw { temperature: 1.0, uniform: 0.5, forbidden: Vec::new() };
+            let draw = Draw { temperature: 1.0, uniform: 0.5, forbidden: Vec::new(), filters: None };
             let rows = std::mem::take(&mut batch.logits_indices).into_iter();
             batch.draws = rows.map(|row| TokenDraw { row, draw: draw.clone() }).collect();
         }

@@ -1,7 +1,8 @@
 //! Drawing a token from what the filters leave.
 
+use ossia_model::Uniforms;
+
 use super::filters;
-use super::random::Uniforms;
 use super::row::Row;
 use crate::SamplingParams;
 

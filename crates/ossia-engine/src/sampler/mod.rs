@@ -8,7 +8,6 @@ mod draw;
 mod edits;
 mod filters;
 mod logprobs;
-mod random;
 mod row;
 #[cfg(test)]
 mod tests;
@@ -16,11 +15,10 @@ mod tests;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ossia_model::{Draw, Drawn, Logits};
+use ossia_model::{Draw, Drawn, Filters, Logits, Uniforms};
 use rayon::prelude::*;
 
 use self::edits::TokenCounts;
-use self::random::Uniforms;
 use self::row::Row;
 use crate::runner::panic_message;
 use crate::sequence::Sequence;
@@ -166,8 +164,8 @@ impl SequenceSampler {
     }
 
     /// How the token after `num_generated` ones can be drawn without its logits being seen here: at any temperature, with the
-    /// few tokens struck out that free text forbids or `min_tokens` holds back, and with nothing else that changes or asks
-    /// for logits.
+    /// few tokens struck out that free text forbids or `min_tokens` holds back, filtered or not, and with nothing else that
+    /// changes or asks for logits.
     pub(crate) fn plan_draw(
         &mut self,
         num_generated: usize,
@@ -175,7 +173,7 @@ impl SequenceSampler {
         vocab_size: usize,
     ) -> Option<Draw> {
         let Self { params, seed, constraint, .. } = self;
-        if !params.is_plain() {
+        if params.needs_logits() {
             return None;
         }
         let mut forbidden = match constraint {
@@ -199,8 +197,11 @@ impl SequenceSampler {
                 return None;
             }
         }
-        let uniform = Uniforms::new(*seed, num_generated as u64).next();
-        Some(Draw { temperature: params.temperature, uniform, forbidden })
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = *params;
+        let mut uniforms = Uniforms::new(*seed, num_generated as u64);
+        let uniform = uniforms.next();
+        let filters = params.has_filters().then_some(Filters { top_k, top_p, min_p, redraws: uniforms });
+        Some(Draw { temperature, uniform, forbidden, filters })
     }
 
     /// Takes note of a token that was drawn elsewhere.

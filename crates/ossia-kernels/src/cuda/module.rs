@@ -27,6 +27,7 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("combine", &["moe_combine_f32"]),
     ("decode_attention", &["decode_attention_bf16", "decode_attention_fp8"]),
     ("draw", &["draw_forbid_f32", "draw_parts_f32", "draw_token_f32"]),
+    ("draw_filtered", &["draw_filtered_f32"]),
     ("embedding", &["embedding_bf16_f32"]),
     ("exact_gemv", &["exact_gemv_f32", "exact_gemv_many_f32"]),
     ("mxfp4_grouped", &["mxfp4_gate_up_grouped", "mxfp4_down_grouped"]),

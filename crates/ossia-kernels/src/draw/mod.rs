@@ -2,6 +2,7 @@
 
 #[cfg(any(test, feature = "cuda"))]
 mod cuda;
+mod uniforms;
 
 use candle_core::Tensor;
 
@@ -9,6 +10,8 @@ use crate::backend::Backend;
 #[cfg(feature = "cuda")]
 use crate::backend::Form;
 use crate::{DeviceInput, KernelError, Result};
+
+pub use self::uniforms::Uniforms;
 
 /// How the next token of a row is drawn.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +22,21 @@ pub struct Draw {
     pub uniform: f64,
     /// Tokens that are not to be drawn; ids past the vocabulary are ignored.
     pub forbidden: Vec<u32>,
+    /// Which of the others are left to draw from; `None` for all.
+    pub filters: Option<Filters>,
+}
+
+/// Which tokens are left to draw from. Tokens rank by their logits, of equals the lower id first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filters {
+    /// So many of the first ones; 0 for all.
+    pub top_k: u32,
+    /// Of those the first ones that together have this share of their mass, one at least; in (0, 1].
+    pub top_p: f32,
+    /// Only tokens that are at least this fraction as probable as the first one; in [0, 1].
+    pub min_p: f32,
+    /// A token that `top_p` leaves out is drawn again with these among those that rank up to it.
+    pub redraws: Uniforms,
 }
 
 /// What came of a draw.

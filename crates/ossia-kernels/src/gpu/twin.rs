@@ -34,6 +34,7 @@ const HEADERS: &[&str] = &[
     "gpu/fibers.h",
     "cuda/kernel.h",
     "cuda/shim.h",
+    "draw/draw.h",
     "metal/prelude.h",
     "metal/shim.h",
     "moe/mxfp4.h",

@@ -2,10 +2,9 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{Draw, DrawArgs, Drawn, MAX_PARTS, PART_LEN, THREADS, Words, drawn, takes};
+use super::{Draw, Drawn, MAX_PARTS, OnDevice, PART_LEN, Words, drawn, launches, takes};
 use crate::backend::Backend;
 use crate::cuda::Kernels;
-use crate::gpu::Grid;
 use crate::{DeviceInput, KernelError, Result};
 
 /// A token of each of the rows, which are rows of `logits` `[.., vocab]`.
@@ -17,7 +16,6 @@ pub(in super::super) fn draw(
     vocab: usize,
     input: &mut DeviceInput,
 ) -> Result<Vec<Drawn>> {
-    let num_parts = vocab.div_ceil(PART_LEN);
     if !takes(vocab) {
         return Err(KernelError::Shape {
             op: "draw",
@@ -26,34 +24,23 @@ pub(in super::super) fn draw(
             found: vec![vocab],
         });
     }
-    let (count, words) = (draws.len(), Words::new(draws));
-    let on_device = input.place(backend, &words.words)?;
+    let (count, num_parts, words) = (draws.len(), vocab.div_ceil(PART_LEN), Words::new(draws));
+    let placed = input.place(backend, &words.words)?;
     let part = |dtype: DType| kernels.output((count, num_parts), dtype);
     let (maxima, places, sums) = (part(DType::F32)?, part(DType::U32)?, part(DType::F64)?);
     let tokens = kernels.output(count, DType::U32)?;
-    let base = kernels.address(&on_device)?;
-    let at = |word: usize| base + 4 * word as u64;
-    let args = DrawArgs {
+    let on_device = OnDevice {
         logits: kernels.address(logits)?,
-        uniforms: at(0),
-        rows: at(words.rows),
-        scales: at(words.scales),
-        starts: at(words.starts),
-        forbidden: at(words.forbidden),
         part_max: kernels.address(&maxima)?,
         part_argmax: kernels.address(&places)?,
         part_sum: kernels.address(&sums)?,
         tokens: kernels.address(&tokens)?,
-        vocab: vocab as u32,
-        num_parts: num_parts as u32,
+        vocab,
     };
-    // SAFETY: rows were checked against the logits, and the parts and tokens have a place for each.
-    unsafe {
-        if words.has_forbidden() {
-            kernels.launch("draw_forbid_f32", args, Grid::new([count, 1, 1], THREADS))?;
-        }
-        kernels.launch("draw_parts_f32", args, Grid::new([num_parts, count, 1], THREADS))?;
-        kernels.launch("draw_token_f32", args, Grid::new([count, 1, 1], THREADS))?;
+    let args = words.args(kernels.address(&placed)?, &on_device);
+    for (kernel, grid) in launches(draws, vocab) {
+        // SAFETY: rows were checked against the logits, and the parts and tokens have a place for each.
+        unsafe { kernels.launch(kernel, args, grid)? };
     }
     let mut found = vec![0u32; count];
     kernels.read(&tokens, &mut found)?;

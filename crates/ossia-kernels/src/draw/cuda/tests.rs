@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::Uniforms;
 use crate::check::Random;
-use crate::gpu::Grid;
 use crate::gpu::twin::{Output, Twin, input};
 
 /// Tokens of rows of `logits` `[.., vocab]` by the kernels' twins.
@@ -19,31 +19,24 @@ fn draw_twin(logits: &[f32], vocab: usize, draws: &[(u32, &Draw)]) -> Vec<Drawn>
     let base = input(&aligned);
     let (mut maxima, mut places) = (Output::new(count * num_parts), Output::new(count * num_parts));
     let (mut sums, mut tokens) = (Output::new(2 * count * num_parts), Output::new(count));
-    let args = DrawArgs {
+    let on_device = OnDevice {
         logits: logits.as_mut_ptr() as u64,
-        uniforms: base,
-        rows: base + 4 * words.rows as u64,
-        scales: base + 4 * words.scales as u64,
-        starts: base + 4 * words.starts as u64,
-        forbidden: base + 4 * words.forbidden as u64,
         part_max: maxima.address(),
         part_argmax: places.address(),
         part_sum: sums.address(),
         tokens: tokens.address(),
-        vocab: vocab as u32,
-        num_parts: num_parts as u32,
+        vocab,
     };
-    let twin = Twin::of("draw/draw.cu");
-    if words.has_forbidden() {
-        twin.launch("draw_forbid_f32", &args, Grid::new([count, 1, 1], THREADS));
+    let args = words.args(base, &on_device);
+    for (kernel, grid) in launches(draws, vocab) {
+        let source = if kernel == "draw_filtered_f32" { "draw/draw_filtered.cu" } else { "draw/draw.cu" };
+        Twin::of(source).launch(kernel, &args, grid);
     }
-    twin.launch("draw_parts_f32", &args, Grid::new([num_parts, count, 1], THREADS));
-    twin.launch("draw_token_f32", &args, Grid::new([count, 1, 1], THREADS));
     tokens.u32s().into_iter().map(drawn).collect()
 }
 
 fn plain(temperature: f32, uniform: f64) -> Draw {
-    Draw { temperature, uniform, forbidden: vec![] }
+    Draw { temperature, uniform, forbidden: vec![], filters: None }
 }
 
 /// By the definition, in f64; `None` if the uniform number falls within rounding of a boundary.
@@ -84,7 +77,7 @@ fn tokens_are_those_that_the_uniform_number_falls_into() {
                     let forbidden = (i % 3 == 2 && vocab > 1).then(|| vec![vocab as u32 - 1, 9_999_999]);
                     let uniform = f64::from(u.abs());
                     let forbidden = forbidden.unwrap_or_default();
-                    ((i % 3) as u32, Draw { temperature, uniform, forbidden })
+                    ((i % 3) as u32, Draw { temperature, uniform, forbidden, filters: None })
                 })
                 .collect();
             let draws: Vec<(u32, &Draw)> = draws.iter().map(|(row, draw)| (*row, draw)).collect();
@@ -130,4 +123,135 @@ fn the_ends_of_the_range_are_tokens_and_what_is_impossible_is_not() {
             assert_eq!(draw_twin(&logits, vocab, &[(0, &plain(temperature, 0.5))]), [Drawn::NotFinite]);
         }
     }
+}
+
+fn filtered(temperature: f32, top_k: u32, top_p: f32, min_p: f32, redraws: Uniforms) -> Draw {
+    let mut redraws = redraws;
+    let uniform = redraws.next();
+    let filters = Some(Filters { top_k, top_p, min_p, redraws });
+    Draw { temperature, uniform, forbidden: vec![], filters }
+}
+
+/// By the definition, with sorting, in f64; `None` if a number falls within rounding of a boundary.
+fn expected_filtered(logits: &[f32], draw: &Draw) -> Option<u32> {
+    let Filters { top_k, top_p, min_p, mut redraws } = draw.filters.clone().unwrap();
+    let mut ranked: Vec<u32> = (0..logits.len() as u32).filter(|id| !draw.forbidden.contains(id)).collect();
+    let logit = |id: u32| logits[id as usize];
+    ranked.sort_by(|a, b| logit(*b).total_cmp(&logit(*a)).then(a.cmp(b)));
+    let max = logit(ranked[0]);
+    if min_p > 0.0 {
+        let least = (max + draw.temperature * min_p.ln()).min(max);
+        ranked.retain(|id| logit(*id) >= least);
+    }
+    if top_k > 0 {
+        ranked.truncate(top_k as usize);
+    }
+    let mass = |id: u32| (f64::from(logit(id) - max) / f64::from(draw.temperature)).exp();
+    let total = |ids: &[u32]| ids.iter().map(|id| mass(*id)).sum::<f64>();
+    let nucleus = f64::from(top_p) * total(&ranked);
+    let mut uniform = draw.uniform;
+    loop {
+        let (all, mut before, mut token) = (total(&ranked), 0.0, None);
+        let mut by_id = ranked.clone();
+        by_id.sort_unstable();
+        for id in by_id {
+            let after = before + mass(id) / all;
+            if (after - uniform).abs() < 1e-5 && ranked.len() > 1 {
+                return None;
+            }
+            if after > uniform {
+                token = Some(id);
+                break;
+            }
+            before = after;
+        }
+        let rank = ranked.iter().position(|id| Some(*id) == token)?;
+        let ranked_before = total(&ranked[..rank]);
+        if (ranked_before / nucleus - 1.0).abs() < 1e-5 {
+            return None;
+        }
+        if top_p >= 1.0 || ranked_before < nucleus {
+            return token;
+        }
+        ranked.truncate(rank + 1);
+        uniform = redraws.next();
+    }
+}
+
+#[test]
+fn filters_leave_what_they_say() {
+    let random = &mut Random::fresh();
+    let mut compared = 0;
+    for (vocab, rows) in [(1, 1), (300, 3), (5000, 2), (70_000, 1)] {
+        let mut logits: Vec<f32> = random.f32s(rows * vocab).iter().map(|x| 8.0 * x).collect();
+        // Steps, so that many are equal, in one row.
+        logits[..vocab].iter_mut().for_each(|x| *x = (*x * 2.0).round() / 2.0);
+        let filters = [
+            (0, 0.9, 0.0),
+            (0, 0.2, 0.0),
+            (0, 1e-6, 0.0),
+            (1, 1.0, 0.0),
+            (7, 1.0, 0.0),
+            (290, 1.0, 0.0),
+            (1000, 0.5, 0.0),
+            (40, 0.7, 0.05),
+            (0, 1.0, 0.1),
+            (0, 1.0, 1.0),
+        ];
+        let numbers = random.f32s(filters.len());
+        let mut draws: Vec<(u32, Draw)> = Vec::new();
+        for (i, ((top_k, top_p, min_p), x)) in filters.into_iter().zip(numbers).enumerate() {
+            let temperature = [1.0, 0.4, 2.0][i % 3];
+            let redraws = Uniforms::new(x.to_bits().into(), 0);
+            let mut draw = filtered(temperature, top_k, top_p, min_p, redraws);
+            if i % 4 == 1 && vocab > 100 {
+                draw.forbidden = vec![3, 77, 9_999_999];
+            }
+            draws.push(((i % rows) as u32, draw));
+        }
+        // One that has none, beside them.
+        draws.push((0, plain(1.0, 0.3)));
+        for (row, draw) in &draws {
+            // Alone, since what one forbids is struck out of the row for all.
+            let row_logits = &logits[*row as usize * vocab..][..vocab];
+            let found = draw_twin(row_logits, vocab, &[(0, draw)]);
+            let expected = match draw.filters {
+                Some(_) => expected_filtered(row_logits, draw),
+                None => expected(row_logits, draw),
+            };
+            if let Some(token) = expected {
+                assert_eq!(found, [Drawn::Token(token)], "vocabulary {vocab}, {draw:?}");
+                compared += 1;
+            }
+        }
+        let together: Vec<(u32, &Draw)> = draws
+            .iter()
+            .filter(|(_, draw)| draw.forbidden.is_empty())
+            .map(|(row, draw)| (*row, draw))
+            .collect();
+        let alone = together.iter().flat_map(|(row, draw)| {
+            draw_twin(&logits[*row as usize * vocab..][..vocab], vocab, &[(0, *draw)])
+        });
+        assert_eq!(draw_twin(&logits, vocab, &together), alone.collect::<Vec<_>>(), "vocabulary {vocab}");
+    }
+    assert!(compared > 20, "{compared}");
+}
+
+#[test]
+fn filtered_rows_without_a_token_say_so() {
+    let vocab = 3000;
+    let draw = filtered(1.0, 5, 0.9, 0.1, Uniforms::new(1, 1));
+    let run = |logits: &[f32]| draw_twin(logits, vocab, &[(0, &draw)])[0];
+    assert_eq!(run(&vec![f32::NEG_INFINITY; vocab]), Drawn::NothingAllowed);
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut logits = vec![0.0; vocab];
+        logits[2999] = bad;
+        assert_eq!(run(&logits), Drawn::NotFinite);
+    }
+    // Fewer than top_k that are possible at all, and what is greedy is not filtered.
+    let mut logits = vec![f32::NEG_INFINITY; vocab];
+    logits[2500] = -1e30;
+    assert_eq!(run(&logits), Drawn::Token(2500));
+    let greedy = Draw { temperature: 0.0, ..draw.clone() };
+    assert_eq!(draw_twin(&logits, vocab, &[(0, &greedy)]), [Drawn::Token(2500)]);
 }

@@ -6,18 +6,27 @@ const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 ///
 /// A SplitMix64 generator that starts at a mixture of both: preemption, batch composition and the order of
 /// sampling cannot shift it.
-pub(super) struct Uniforms {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Uniforms {
     state: u64,
 }
 
 impl Uniforms {
-    pub(super) fn new(seed: u64, count: u64) -> Self {
+    /// Those of the `count`-th token.
+    pub fn new(seed: u64, count: u64) -> Self {
         let by_seed = mix(seed.wrapping_add(GOLDEN_GAMMA));
         Self { state: mix(by_seed.wrapping_add((count + 1).wrapping_mul(GOLDEN_GAMMA))) }
     }
 
+    /// What the next number comes from.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn state(&self) -> u64 {
+        self.state
+    }
+
     /// A number in [0, 1).
-    pub(super) fn next(&mut self) -> f64 {
+    #[allow(clippy::should_implement_trait, reason = "there is no end")]
+    pub fn next(&mut self) -> f64 {
         self.state = self.state.wrapping_add(GOLDEN_GAMMA);
         (mix(self.state) >> 11) as f64 / (1u64 << 53) as f64
     }
