@@ -17,6 +17,7 @@ const SOURCES: &[&str] = &[
     "embedding/embedding.cu",
     "linear/bf16_activations.cu",
     "linear/bf16_mma.cu",
+    "linear/int8_mma.cu",
     "linear/exact_gemv.cu",
     "moe/combine.cu",
     "moe/mxfp4_grouped.cu",
@@ -33,6 +34,7 @@ const HEADERS: &[&str] = &[
     "cuda/shim.h",
     "draw/draw.h",
     "gpu/fibers.h",
+    "linear/mma.h",
     "moe/mxfp4.h",
 ];
 

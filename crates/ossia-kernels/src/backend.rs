@@ -101,6 +101,17 @@ impl Backend {
         }
     }
 
+    /// Whether it has a device that multiplies matrices of 8 bits as they are.
+    pub fn takes_int8_on_device(&self) -> bool {
+        match self.form {
+            Form::Cpu | Form::Generic => false,
+            #[cfg(feature = "cuda")]
+            Form::Cuda(_) => true,
+            #[cfg(feature = "metal")]
+            Form::Metal(_) => false,
+        }
+    }
+
     /// Free and total bytes of a device's own memory; `None` where the ops share the machine's.
     ///
     /// # Errors

@@ -33,7 +33,10 @@ pub use attention::{Attention, AttentionBatch, AttentionSpec, CosSin, LayerCache
 pub use backend::Backend;
 pub use check::{CheckShapes, OpCheck, check_ops};
 pub use compute_type::ComputeType;
-pub use cpu::{Isa, ask_for_huge_pages, keep_freed_memory, measure_read_speed, num_threads, set_num_threads};
+pub use cpu::{
+    Isa, ask_for_huge_pages, interleave_memory, keep_freed_memory, measure_read_speed, num_threads,
+    parse_list, pin_pass_thread, pin_threads, set_num_threads,
+};
 pub use device_input::{DeviceInput, TokenIds};
 pub use draw::{Draw, Drawn, Filters, Uniforms};
 pub use embedding::Embedding;

@@ -85,6 +85,24 @@ fn embedding_norm_and_linear() {
 
 #[test]
 #[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
+fn linear_in_8_bits() {
+    let rng = &mut StdRng::seed_from_u64(5);
+    for (rows, cols) in [(50, 264), (33, 40)] {
+        let (weight, bias) = (Arc::new(matrix(rows, cols, rng).to_int8()), randoms(rows, rng));
+        // Up to where weights are widened for cuBLAS, more than 64 tokens in turns.
+        for n in [1, 8, 16, 32, 64, 70, 130] {
+            let x = tensor(&[n, cols], rng);
+            let error = error(|backend| {
+                let layer = backend.linear(weight.clone(), Some(bias.clone()), ComputeType::Bf16).unwrap();
+                layer.forward(&place(&x, backend)).unwrap()
+            });
+            assert!(error < TOLERANCE, "{rows}x{cols}, {n} tokens: {error}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
 fn experts() {
     let rng = &mut StdRng::seed_from_u64(2);
     let (num_experts, hidden, inter) = (6, 96, 64);

@@ -1,8 +1,7 @@
 //! What a model will take of a device's own memory, worked out before its weights are loaded.
 
 use anyhow::{Result, bail};
-use ossia_kernels::CacheType;
-use ossia_model::{GptOssConfig, WeightSizes};
+use ossia_model::{GptOssConfig, ModelOptions, WeightSizes};
 
 use crate::cli::EngineArgs;
 use crate::memory::ByteSize;
@@ -57,13 +56,13 @@ impl Needs {
     pub(crate) fn new(
         config: &GptOssConfig,
         sizes: WeightSizes,
-        cache: CacheType,
+        options: &ModelOptions,
         args: &EngineArgs,
     ) -> Self {
-        let bytes_per_block = config.kv_bytes_per_block(cache, args.block_size) as u64;
+        let bytes_per_block = config.kv_bytes_per_block(options.cache_type(), args.block_size) as u64;
         let asked = args.kv_cache_memory.map(|ByteSize(bytes)| bytes / bytes_per_block);
         Self {
-            weights: sizes.total_bytes,
+            weights: sizes.kept_bytes(options.dense_weights),
             layer_experts: sizes.expert_bytes / config.num_hidden_layers.max(1) as u64,
             num_layers: config.num_hidden_layers,
             activations: activation_bytes(config, args.max_num_batched_tokens, args.max_num_seqs),

@@ -12,8 +12,10 @@ use ossia_model::{
 };
 use ossia_scripted::{Rules, ScriptedOptions, ScriptedRunner};
 
-use crate::cli::{CpuWeights, Dtype, EngineArgs, KvCacheDtype, LoadFormatArg, ModelArgs};
-use crate::device::DeviceArg;
+use crate::cli::{
+    CoreList, CpuWeights, Dtype, EngineArgs, GpuWeights, KeptArgs, KvCacheDtype, LoadFormatArg, ModelArgs,
+    Numa, ThreadArgs,
+};
 use crate::device_plan::{Budget, DevicePlan, Needs};
 use crate::hub::{self, HubEnv, RepoId};
 use crate::plan::MemoryPlan;
@@ -44,15 +46,28 @@ impl Default for Extra {
     }
 }
 
-/// Sizes the one compute pool.
-pub(crate) fn set_threads(threads: Option<usize>) {
+/// Sizes the one compute pool, and says where its threads and its memory are to be. Once per process, before anything is
+/// loaded.
+pub(crate) fn set_threads(args: &ThreadArgs) -> Result<()> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let pinned = args.cpu_affinity.as_ref().map(|CoreList(cores)| cores);
+    let threads = args.threads.or(pinned.map(Vec::len));
     ossia_kernels::set_num_threads(threads.unwrap_or_else(cores));
+    if let Some(cores) = pinned {
+        // The sampler's threads would otherwise be started by the thread that is pinned first, and stay on its core.
+        rayon::current_num_threads();
+        ossia_kernels::pin_threads(cores.clone()).context("--cpu-affinity")?;
+    }
+    if args.numa == Numa::Interleave {
+        let nodes = ossia_kernels::interleave_memory().context("--numa interleave")?;
+        tracing::info!("memory is spread over {nodes} node(s) in turns");
+    }
+    Ok(())
 }
 
 /// Loads what `args` name and starts an engine on it.
 pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, extra: &Extra) -> Result<Parts> {
-    set_threads(args.threads);
+    set_threads(&args.threads)?;
     let (tokenizer, runner): (Tokenizer, Box<dyn ModelRunner>) = match &args.model {
         ModelSource::Scripted(rules) => scripted(rules.as_deref(), engine, extra.scripted_delay)?,
         _ => {
@@ -146,7 +161,7 @@ impl Checkpoint {
             None => None,
             Some((free, _)) => {
                 let (config, sizes) = self.size(args)?;
-                let needs = Needs::new(&config, sizes, options.cache_type(), engine);
+                let needs = Needs::new(&config, sizes, &options, engine);
                 let budget = Budget { free, utilization: engine.gpu_memory_utilization };
                 let plan = budget.plan(&needs, args.cpu_moe)?;
                 options.cpu_moe = plan.cpu_moe;
@@ -197,7 +212,7 @@ impl Checkpoint {
 
 /// How a model is run, on a device that is now open.
 fn options(args: &ModelArgs) -> Result<ModelOptions> {
-    let options = device_options(args.dtype, args.cpu_weights, args.kv_cache_dtype, args.device)?;
+    let options = device_options(args.dtype, &args.kept)?;
     ensure!(
         options.backend.device().is_cpu() || !args.no_mmap,
         "--no-mmap keeps weights in the machine's memory; this model runs on {} (--device)",
@@ -208,34 +223,47 @@ fn options(args: &ModelArgs) -> Result<ModelOptions> {
 }
 
 /// The same without the flags of a whole model.
-pub(crate) fn device_options(
-    dtype: Dtype,
-    weights: CpuWeights,
-    kv_cache: KvCacheDtype,
-    device: DeviceArg,
-) -> Result<ModelOptions> {
+pub(crate) fn device_options(dtype: Dtype, kept: &KeptArgs) -> Result<ModelOptions> {
     let compute = match dtype {
         Dtype::F32 => ComputeType::F32,
         Dtype::Bf16 => ComputeType::Bf16,
     };
-    let dense_weights = match weights {
-        CpuWeights::Bf16 => DenseWeights::AsStored,
-        CpuWeights::Int8LmHead => DenseWeights::Int8LmHead,
-        CpuWeights::Int8 => DenseWeights::Int8,
-        CpuWeights::Int10 => DenseWeights::Int10,
-    };
-    let kv_cache = match kv_cache {
+    let kv_cache = match kept.kv_cache_dtype {
         KvCacheDtype::Auto => None,
         KvCacheDtype::Bf16 => Some(CacheType::Bf16),
         KvCacheDtype::Fp8 => Some(CacheType::Fp8),
         KvCacheDtype::Int8 => Some(CacheType::Int8),
     };
-    let backend = device.backend(compute)?;
-    ensure!(
-        backend.device().is_cpu() || weights == CpuWeights::Bf16,
-        "--cpu-weights rounds weights for the CPU; this model runs on {} (--device)",
-        backend.name()
-    );
+    let backend = kept.device.backend(compute)?;
+    let dense_weights = match (kept.cpu_weights, kept.gpu_weights) {
+        (CpuWeights::Bf16, GpuWeights::Bf16) => DenseWeights::AsStored,
+        (rounded, GpuWeights::Bf16) => {
+            ensure!(
+                backend.device().is_cpu(),
+                "--cpu-weights rounds weights for the CPU; this model runs on {} (--device)",
+                backend.name()
+            );
+            match rounded {
+                CpuWeights::Bf16 => DenseWeights::AsStored,
+                CpuWeights::Int8LmHead => DenseWeights::Int8LmHead,
+                CpuWeights::Int8 => DenseWeights::Int8,
+                CpuWeights::Int10 => DenseWeights::Int10,
+            }
+        }
+        (CpuWeights::Bf16, rounded) => {
+            ensure!(
+                backend.takes_int8_on_device(),
+                "--gpu-weights rounds weights for our CUDA kernels; this model runs on {} (--device)",
+                backend.name()
+            );
+            match rounded {
+                GpuWeights::Bf16 => DenseWeights::AsStored,
+                GpuWeights::Int8LmHead => DenseWeights::Int8LmHead,
+                GpuWeights::Int8 => DenseWeights::Int8,
+            }
+        }
+        _ => bail!("--cpu-weights and --gpu-weights round the same weights: give one of them"),
+    };
     let options = ModelOptions { compute, kv_cache, dense_weights, backend, ..ModelOptions::default() };
     ensure!(
         options.backend.takes_cache(options.cache_type()),
@@ -305,5 +333,38 @@ pub(crate) fn scripted_rules(model: &ModelSource) -> Result<()> {
     match model {
         ModelSource::Scripted(Some(path)) => read_rules(path).map(|_| ()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceArg;
+
+    const KEPT: KeptArgs = KeptArgs {
+        cpu_weights: CpuWeights::Bf16,
+        gpu_weights: GpuWeights::Bf16,
+        kv_cache_dtype: KvCacheDtype::Auto,
+        device: DeviceArg::Cpu,
+    };
+
+    #[test]
+    fn what_is_kept_in_fewer_bits_is_what_the_flags_say() {
+        let options = device_options(Dtype::Bf16, &KEPT).unwrap();
+        assert_eq!((options.dense_weights, options.cache_type()), (DenseWeights::AsStored, CacheType::Bf16));
+        assert_eq!(device_options(Dtype::F32, &KEPT).unwrap().cache_type(), CacheType::F32);
+        let small = KeptArgs { cpu_weights: CpuWeights::Int8, kv_cache_dtype: KvCacheDtype::Int8, ..KEPT };
+        let options = device_options(Dtype::Bf16, &small).unwrap();
+        assert_eq!((options.dense_weights, options.cache_type()), (DenseWeights::Int8, CacheType::Int8));
+    }
+
+    #[test]
+    fn weights_that_are_not_where_they_are_said_to_be_are_refused() {
+        let error = |kept: KeptArgs| device_options(Dtype::Bf16, &kept).unwrap_err().to_string();
+        let on_cpu = error(KeptArgs { gpu_weights: GpuWeights::Int8, ..KEPT });
+        assert!(on_cpu.starts_with("--gpu-weights ") && on_cpu.contains("runs on"), "{on_cpu}");
+        let both = KeptArgs { cpu_weights: CpuWeights::Int8, gpu_weights: GpuWeights::Int8LmHead, ..KEPT };
+        assert!(error(both).contains("--cpu-weights and --gpu-weights"));
     }
 }

@@ -12,14 +12,8 @@ DEVICE uint32_t e4m3_pair_to_bf16(uint32_t codes) {
   return multiply_bf16_pairs(small, 0x7b807b80u) | is_nan * 0x7fc0u;
 }
 DEVICE uint4 e4m3_to_bf16(const uint2 &codes) {
-#ifdef __CUDACC__
-  return {e4m3_pair_to_bf16(__byte_perm(codes.x, 0, 0x4140)), e4m3_pair_to_bf16(__byte_perm(codes.x, 0, 0x4342)),
-          e4m3_pair_to_bf16(__byte_perm(codes.y, 0, 0x4140)), e4m3_pair_to_bf16(__byte_perm(codes.y, 0, 0x4342))};
-#else
-  const auto spread = [](uint32_t x) { return (x & 0xff) | (x & 0xff00) << 8; };
-  return {e4m3_pair_to_bf16(spread(codes.x)), e4m3_pair_to_bf16(spread(codes.x >> 16)), e4m3_pair_to_bf16(spread(codes.y)),
-          e4m3_pair_to_bf16(spread(codes.y >> 16))};
-#endif
+  return {e4m3_pair_to_bf16(lower_bytes(codes.x)), e4m3_pair_to_bf16(upper_bytes(codes.x)), e4m3_pair_to_bf16(lower_bytes(codes.y)),
+          e4m3_pair_to_bf16(upper_bytes(codes.y))};
 }
 
 /// Rounds to nearest even; what is larger than 448 becomes 448, NaN stays NaN.

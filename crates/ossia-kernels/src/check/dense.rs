@@ -30,8 +30,32 @@ pub(super) fn check(backend: &Backend, shapes: CheckShapes, random: &mut Random)
             })?);
         }
     }
+    if backend.takes_int8_on_device() {
+        checks.extend(int8(backend, shapes, random)?);
+    }
     checks.push(norm(backend, random)?);
     checks.push(embedding(backend, random)?);
+    Ok(checks)
+}
+
+/// Weights of 8 bits.
+fn int8(backend: &Backend, shapes: CheckShapes, random: &mut Random) -> Result<Vec<OpCheck>> {
+    let shapes =
+        if shapes == CheckShapes::All { &[(37, 264), (4096, 2880), (20_108, 2880)][..] } else { SMALL };
+    let mut checks = Vec::new();
+    for &(rows, cols) in shapes {
+        let weight = Arc::new(random.matrix(rows, cols)?.to_int8());
+        for &n in TOKENS {
+            let x = random.tensor(&[n, cols])?;
+            let bytes = 17 * rows * cols / 16 + 4 * n * (rows + cols);
+            let name = format!("linear {rows}x{cols} in 8 bits, {n} tokens");
+            checks.push(compare(name, backend, bytes as u64, |backend| {
+                let x = x.to_device(backend.device())?;
+                let layer = backend.linear(weight.clone(), None, ComputeType::Bf16)?;
+                Ok(Box::new(move || layer.forward(&x)))
+            })?);
+        }
+    }
     Ok(checks)
 }
 

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use super::affinity;
+
 /// How long a helper looks for the next job: longer than the pause between two ops, too short to be noticed
 /// on an idle machine.
 const LOOKING: Duration = Duration::from_micros(200);
@@ -59,7 +61,7 @@ pub(super) fn run(num_helpers: usize, work: &(dyn Fn() + Sync)) {
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         Err(TryLockError::WouldBlock) => return work(),
     };
-    while *num_spawned < num_helpers && spawn_helper() {
+    while *num_spawned < num_helpers && spawn_helper(*num_spawned) {
         *num_spawned += 1;
     }
     let closing = HELPERS.open(work);
@@ -72,10 +74,14 @@ pub(super) fn run(num_helpers: usize, work: &(dyn Fn() + Sync)) {
     }
 }
 
-/// Starts a helper; `false` if the system refuses, then there are fewer.
-fn spawn_helper() -> bool {
+/// Starts the `idx`-th helper; `false` if the system refuses, then there are fewer.
+fn spawn_helper(idx: usize) -> bool {
     let builder = std::thread::Builder::new().name("ossia-kernels".to_owned());
-    builder.spawn(|| HELPERS.help_forever()).is_ok()
+    let help = move || {
+        affinity::pin_helper(idx);
+        HELPERS.help_forever();
+    };
+    builder.spawn(help).is_ok()
 }
 
 impl Helpers {

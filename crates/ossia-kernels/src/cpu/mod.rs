@@ -1,5 +1,6 @@
 //! What the CPU ops share: which instructions to use and how to spread work over threads.
 
+mod affinity;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
@@ -14,6 +15,7 @@ mod shared;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
+pub use affinity::{interleave_memory, parse_list, pin_pass_thread, pin_threads};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bf16_pairs::{Bf16Pairs, bf16_pairs, dot_bf16, to_bf16};
 pub use isa::Isa;

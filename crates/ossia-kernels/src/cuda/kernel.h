@@ -92,6 +92,46 @@ DEVICE uint32_t multiply_bf16_pairs(uint32_t a, uint32_t b) {
 #endif
 }
 
+/// Sums of two pairs of bf16 numbers, each rounded.
+DEVICE uint32_t add_bf16_pairs(uint32_t a, uint32_t b) {
+#ifdef __CUDACC__
+  uint32_t sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+  return sum;
+#else
+  return pack_bf16(low_bf16(a) + low_bf16(b), high_bf16(a) + high_bf16(b));
+#endif
+}
+
+DEVICE float f16_to_f32(uint16_t x) {
+#ifdef __CUDACC__
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x));
+  return wide;
+#else
+  const uint32_t exponent = x >> 10 & 31, fraction = x & 0x3ff, sign = (uint32_t)(x & 0x8000) << 16;
+  if (exponent == 31) return float_of(sign | 0x7f800000u | fraction << 13);
+  const float size = ldexpf((float)(exponent ? fraction | 0x400 : fraction), (int)(exponent ? exponent : 1) - 25);
+  return sign ? -size : size;
+#endif
+}
+
+/// The lower two bytes of a word, each in a half of one, and the upper two.
+DEVICE uint32_t lower_bytes(uint32_t x) {
+#ifdef __CUDACC__
+  return __byte_perm(x, 0, 0x4140);
+#else
+  return (x & 0xff) | (x & 0xff00) << 8;
+#endif
+}
+DEVICE uint32_t upper_bytes(uint32_t x) {
+#ifdef __CUDACC__
+  return __byte_perm(x, 0, 0x4342);
+#else
+  return lower_bytes(x >> 16);
+#endif
+}
+
 /// Two to the power of `x`, which is at most 0; 0 where the result would be subnormal.
 DEVICE float exp2_of(float x) {
 #ifdef __CUDACC__

@@ -11,7 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{DType, Device, Shape, Storage, Tensor, WithDType, bail};
 use float8::F8E4M3;
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::Result;
 use crate::gpu::Grid;
@@ -30,6 +30,7 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("draw_filtered", &["draw_filtered_f32"]),
     ("embedding", &["embedding_bf16_f32"]),
     ("exact_gemv", &["exact_gemv_f32", "exact_gemv_many_f32"]),
+    ("int8_mma", &["int8_mma_8", "int8_mma_16", "int8_mma_32", "int8_mma_64", "widen_int8_bf16"]),
     ("mxfp4_grouped", &["mxfp4_gate_up_grouped", "mxfp4_down_grouped"]),
     (
         "mxfp4_mma",
@@ -196,6 +197,7 @@ impl Kernels {
             DType::BF16 => base_address(storage.as_cuda_slice::<bf16>()?, &self.stream),
             DType::U32 => base_address(storage.as_cuda_slice::<u32>()?, &self.stream),
             DType::F64 => base_address(storage.as_cuda_slice::<f64>()?, &self.stream),
+            DType::F16 => base_address(storage.as_cuda_slice::<f16>()?, &self.stream),
             DType::U8 => base_address(storage.as_cuda_slice::<u8>()?, &self.stream),
             DType::F8E4M3 => base_address(storage.as_cuda_slice::<F8E4M3>()?, &self.stream),
             dtype => return Ok(refuse(&format!("no kernel takes {dtype:?}"))?),

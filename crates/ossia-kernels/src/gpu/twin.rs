@@ -32,6 +32,7 @@ const HEADERS: &[&str] = &[
     "attention/cache.h",
     "attention/paged_attention.h",
     "gpu/fibers.h",
+    "linear/mma.h",
     "cuda/kernel.h",
     "cuda/shim.h",
     "draw/draw.h",

@@ -70,10 +70,10 @@ impl Linear {
                 ComputeType::F32 if cuda::ExactLinear::fits(&weight) => {
                     Layer::CudaExact(cuda::ExactLinear::new(backend, kernels, &weight, bias.as_deref())?)
                 }
-                _ => {
-                    let layer = GenericLinear::new(backend, &weight, bias.as_deref(), compute)?;
-                    cuda::CudaLinear::new(&layer, kernels).map_or(Layer::Generic(layer), Layer::Cuda)
+                ComputeType::Bf16 if cuda::CudaLinear::fits(&weight) => {
+                    Layer::Cuda(cuda::CudaLinear::new(backend, kernels, &weight, bias.as_deref())?)
                 }
+                _ => Layer::Generic(GenericLinear::new(backend, &weight, bias.as_deref(), compute)?),
             },
             #[cfg(feature = "metal")]
             Form::Metal(kernels) => match metal::fits(&weight) {
@@ -137,14 +137,12 @@ pub fn forward_all<const N: usize>(layers: [&Linear; N], x: &Tensor) -> Result<[
 /// The layers if one launch takes them all.
 #[cfg(feature = "cuda")]
 fn cuda_layers<const N: usize>(layers: [&Linear; N]) -> Option<[&cuda::CudaLinear; N]> {
-    let on_cuda: Vec<_> = layers
-        .iter()
-        .filter_map(|layer| match &layer.layer {
-            Layer::Cuda(on_cuda) if on_cuda.in_features() == layers[0].in_features => Some(on_cuda),
-            _ => None,
-        })
-        .collect();
-    on_cuda.try_into().ok()
+    let on_cuda = layers.iter().filter_map(|layer| match &layer.layer {
+        Layer::Cuda(on_cuda) => Some(on_cuda),
+        _ => None,
+    });
+    let on_cuda: [&cuda::CudaLinear; N] = on_cuda.collect::<Vec<_>>().try_into().ok()?;
+    on_cuda.iter().all(|layer| layer.is_like(on_cuda[0])).then_some(on_cuda)
 }
 
 /// What the tests of GPU kernels share.
@@ -166,10 +164,20 @@ mod test_support {
         x: &[f32],
         [rows, cols]: [usize; 2],
     ) -> Vec<f32> {
-        let bytes = WeightBytes::owned(weight.iter().flat_map(|w| w.to_le_bytes()).collect());
-        let weight = Arc::new(Matrix::new(bytes, DType::BF16, rows, cols).unwrap());
+        on_cpu_of(Arc::new(matrix(weight, [rows, cols])), bias, x)
+    }
+
+    /// The same of any matrix.
+    pub(super) fn on_cpu_of(weight: Arc<Matrix>, bias: Option<Vec<f32>>, x: &[f32]) -> Vec<f32> {
+        let cols = weight.cols();
         let layer = Linear::new(weight, bias, ComputeType::F32).unwrap();
         let x = Tensor::from_slice(x, (x.len() / cols, cols), &Device::Cpu).unwrap();
         layer.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// A matrix in bf16.
+    pub(super) fn matrix(weight: &[bf16], [rows, cols]: [usize; 2]) -> Matrix {
+        let bytes = WeightBytes::owned(weight.iter().flat_map(|w| w.to_le_bytes()).collect());
+        Matrix::new(bytes, DType::BF16, rows, cols).unwrap()
     }
 }

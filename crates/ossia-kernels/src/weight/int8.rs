@@ -111,6 +111,42 @@ impl Int8 {
         }
     }
 
+    /// Whether no value has more bits.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn is_8_bits(&self) -> bool {
+        self.low_bits.is_empty()
+    }
+
+    /// Values `[rows, cols]` and twice the scales `[rows, blocks]`, row by row, as a device takes them; `None` for 10 bits.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn by_row(&self, rows: usize, cols: usize) -> Option<(Vec<u8>, Vec<f16>)> {
+        if !self.is_8_bits() {
+            return None;
+        }
+        let view = self.view(cols);
+        let (mut values, mut scales) = (vec![0u8; rows * cols], vec![f16::ZERO; rows * view.num_blocks]);
+        let (to_values, to_scales) = (SharedSlice::new(&mut values), SharedSlice::new(&mut scales));
+        for_each_task(rows, num_threads(), |row| {
+            // SAFETY: each task has its own row.
+            let (values, scales) = unsafe {
+                (
+                    to_values.range(row * cols..(row + 1) * cols),
+                    to_scales.range(row * view.num_blocks..(row + 1) * view.num_blocks),
+                )
+            };
+            let first_block = row / LANES * view.num_blocks;
+            for (idx, (values, scale)) in values.chunks_mut(BLOCK).zip(scales).enumerate() {
+                let block = first_block + idx;
+                *scale = view.double_scales[block * LANES + row % LANES];
+                for (col, value) in values.iter_mut().enumerate() {
+                    let at = block * LANES * BLOCK + place(row % LANES, col);
+                    *value = view.values[at].cast_unsigned();
+                }
+            }
+        });
+        Some((values, scales))
+    }
+
     /// Bytes of values and scales.
     pub(super) fn len(&self) -> usize {
         self.values.len() + size_of_val(&self.double_scales[..]) + size_of_val(&self.low_bits[..])

@@ -91,6 +91,21 @@ impl Matrix {
         }
     }
 
+    /// Whether it is rounded to 8 bits.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_int8(&self) -> bool {
+        matches!(&self.storage, Storage::Int8(int8) if int8.is_8_bits())
+    }
+
+    /// Of a matrix rounded to 8 bits, values `[rows, cols]` and twice the scales `[rows, cols / 32]`, row by row.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn int8_by_row(&self) -> Option<(Vec<u8>, Vec<half::f16>)> {
+        match &self.storage {
+            Storage::Int8(int8) => int8.by_row(self.rows, self.cols),
+            Storage::Bf16(_) | Storage::F32(_) => None,
+        }
+    }
+
     pub(crate) fn view(&self) -> MatrixView<'_> {
         let format = match &self.storage {
             Storage::Bf16(bytes) => Format::Bf16(bytes.as_slice()),

@@ -177,6 +177,11 @@ impl GptOss {
         &self.options.backend
     }
 
+    /// How the matrices of attention and the lm_head are kept.
+    pub fn dense_weights(&self) -> DenseWeights {
+        self.options.dense_weights
+    }
+
     /// Bytes of the weights, as stored.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes as usize
@@ -223,6 +228,7 @@ impl GptOss {
         kv: &mut KvCache,
         logits: &mut Logits,
     ) -> Result<(), ModelError> {
+        ossia_kernels::pin_pass_thread();
         batch.validate(self.config.vocab_size, self.config.max_position_embeddings)?;
         kv.validate(batch)?;
         logits.reshape(batch.logits_indices.len(), self.config.vocab_size);

@@ -18,7 +18,7 @@ pub(crate) use loader::Loader;
 pub(crate) use safetensors::Checkpoint;
 pub use write::write_checkpoint;
 
-use crate::{GptOssConfig, ModelError};
+use crate::{DenseWeights, GptOssConfig, ModelError};
 
 /// How the weights of a checkpoint are come by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,18 +44,39 @@ pub struct WeightSizes {
     pub total_bytes: u64,
     /// The experts of all layers, a part of that.
     pub expert_bytes: u64,
+    /// The matrices of attention, another one.
+    pub attention_bytes: u64,
+    /// The lm_head, if it is not the embedding.
+    pub lm_head_bytes: u64,
 }
 
 impl WeightSizes {
     fn of(tensors: impl Iterator<Item = (impl AsRef<str>, u64)>) -> Self {
-        let mut sizes = Self { total_bytes: 0, expert_bytes: 0 };
+        let mut sizes = Self { total_bytes: 0, expert_bytes: 0, attention_bytes: 0, lm_head_bytes: 0 };
         for (name, bytes) in tensors {
             sizes.total_bytes += bytes;
-            if name.as_ref().contains(".mlp.experts.") {
+            let name = name.as_ref();
+            if name.contains(".mlp.experts.") {
                 sizes.expert_bytes += bytes;
+            } else if name.contains(".self_attn.") && name.ends_with("_proj.weight") {
+                sizes.attention_bytes += bytes;
+            } else if name == "lm_head.weight" {
+                sizes.lm_head_bytes += bytes;
             }
         }
         sizes
+    }
+
+    /// Bytes of all weights once matrices in bf16 are rounded: to 8.5 or 10.5 bits a weight, scales included.
+    pub fn kept_bytes(&self, dense_weights: DenseWeights) -> u64 {
+        let saved = |bytes: u64, half_bits: u64| bytes - bytes * half_bits / 32;
+        let (attention, lm_head) = match dense_weights {
+            DenseWeights::AsStored => (0, 0),
+            DenseWeights::Int8LmHead => (0, saved(self.lm_head_bytes, 17)),
+            DenseWeights::Int8 => (saved(self.attention_bytes, 17), saved(self.lm_head_bytes, 17)),
+            DenseWeights::Int10 => (saved(self.attention_bytes, 21), saved(self.lm_head_bytes, 17)),
+        };
+        self.total_bytes - attention - lm_head
     }
 
     /// Of the checkpoint in `dir`, nothing of it read but headers.
@@ -105,4 +126,27 @@ pub(crate) trait WeightSource {
 
     /// Bytes of all tensors.
     fn total_bytes(&self) -> u64;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounded_matrices_take_what_they_are_said_to() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/configs/tiny.json");
+        let config = GptOssConfig::from_file(&path).unwrap();
+        let sizes = WeightSizes::of_dummy(&config).unwrap();
+        let hidden = config.hidden_size;
+        let attention = config.num_hidden_layers * hidden * 2 * (config.q_size() + config.kv_size());
+        let lm_head = config.vocab_size * hidden;
+        assert_eq!(sizes.attention_bytes, 2 * attention as u64);
+        assert_eq!(sizes.lm_head_bytes, 2 * lm_head as u64);
+        let saved = |dense| sizes.total_bytes - sizes.kept_bytes(dense);
+        assert_eq!(saved(DenseWeights::AsStored), 0);
+        assert_eq!(saved(DenseWeights::Int8LmHead), 15 * lm_head as u64 / 16);
+        assert_eq!(saved(DenseWeights::Int8), 15 * (attention + lm_head) as u64 / 16);
+        assert_eq!(saved(DenseWeights::Int10), (11 * attention + 15 * lm_head) as u64 / 16);
+    }
 }

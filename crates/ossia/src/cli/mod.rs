@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::args::BenchArgs;
-use crate::device::DeviceArg;
 use crate::source::ModelSource;
 pub(crate) use key::{KeyAction, KeyArgs, NewKeyArgs};
-pub(crate) use model::{CpuWeights, Dtype, EngineArgs, KvCacheDtype, LoadFormatArg, ModelArgs};
+pub(crate) use model::{
+    CoreList, CpuWeights, Dtype, EngineArgs, GpuWeights, KeptArgs, KvCacheDtype, LoadFormatArg, ModelArgs,
+    Numa, ThreadArgs,
+};
 pub(crate) use serve::{AccessArgs, HttpArgs, LogArgs, LogFormat, ServeArgs, StoreArgs};
 
 /// OpenAI's open-weight gpt-oss models behind OpenAI's own HTTP API.
@@ -139,19 +141,11 @@ pub(crate) struct LogitsArgs {
     /// How matrix products take their activations
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub(crate) dtype: Dtype,
-    /// How the matrices of attention and the lm_head are kept
-    #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
-    pub(crate) cpu_weights: CpuWeights,
-    /// How the KV cache keeps keys and values
-    #[arg(long, value_enum, default_value_t = KvCacheDtype::Auto)]
-    pub(crate) kv_cache_dtype: KvCacheDtype,
-    /// Where the model runs: `auto` (a GPU if this build and machine have one), `cpu`, `cuda:N` or `metal`
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub(crate) device: DeviceArg,
+    #[command(flatten)]
+    pub(crate) kept: KeptArgs,
     /// Tokens per forward pass [default: all at once]
     #[arg(long)]
     pub(crate) chunk: Option<usize>,
-    /// Threads of the compute pool [default: the number of cores]
-    #[arg(long, short = 't')]
-    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
 }

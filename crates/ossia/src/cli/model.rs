@@ -1,6 +1,7 @@
 //! Flags of every command that loads a model.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
@@ -21,18 +22,11 @@ pub(crate) struct ModelArgs {
     /// How matrix products take their activations; sums are always f32
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     pub(crate) dtype: Dtype,
-    /// How the matrices of attention and the lm_head are kept; experts stay as stored
-    #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
-    pub(crate) cpu_weights: CpuWeights,
-    /// How the KV cache keeps keys and values
-    #[arg(long, value_enum, default_value_t = KvCacheDtype::Auto)]
-    pub(crate) kv_cache_dtype: KvCacheDtype,
+    #[command(flatten)]
+    pub(crate) kept: KeptArgs,
     /// Read the weights into memory of their own instead of mapping their files: slower to start, and the system cannot take them back
     #[arg(long)]
     pub(crate) no_mmap: bool,
-    /// Where the model runs: `auto` (a GPU if this build and machine have one), `cpu`, `cuda:N` or `metal`
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub(crate) device: DeviceArg,
     /// On a GPU: keep the experts of the first N layers in the machine's memory and compute them on the CPU [default: as few as will do]
     #[arg(long, value_name = "N")]
     pub(crate) cpu_moe: Option<usize>,
@@ -45,9 +39,61 @@ pub(crate) struct ModelArgs {
     /// With `--load-format dummy`: seed of the random weights
     #[arg(long, default_value_t = 0)]
     pub(crate) dummy_seed: u64,
-    /// Threads of the one compute pool [default: the number of cores]
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+}
+
+/// How the CPU's threads and memory are laid out.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ThreadArgs {
+    /// Threads of the one compute pool [default: the number of cores, or of those in --cpu-affinity]
     #[arg(long, short = 't')]
     pub(crate) threads: Option<usize>,
+    /// Cores that compute threads are pinned to, one each, such as `0-3,8` [default: wherever the system puts them]
+    #[arg(long, value_name = "CORES")]
+    pub(crate) cpu_affinity: Option<CoreList>,
+    /// How memory is spread over the nodes of a machine that has several
+    #[arg(long, value_enum, default_value_t = Numa::System)]
+    pub(crate) numa: Numa,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Numa {
+    /// As the system does
+    System,
+    /// In turns, so that every core reads from all of them
+    Interleave,
+}
+
+/// Cores, as `taskset` writes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CoreList(pub(crate) Vec<usize>);
+
+impl FromStr for CoreList {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        ossia_kernels::parse_list(list).map(Self)
+    }
+}
+
+/// What is kept in fewer bits than it has, and where.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct KeptArgs {
+    /// On the CPU: how the matrices of attention and the lm_head are kept; experts stay as stored
+    #[arg(long, value_enum, default_value_t = CpuWeights::Bf16)]
+    pub(crate) cpu_weights: CpuWeights,
+    /// The same on an NVIDIA GPU
+    #[arg(long, value_enum, default_value_t = GpuWeights::Bf16)]
+    pub(crate) gpu_weights: GpuWeights,
+    /// How the KV cache keeps keys and values
+    #[arg(long, value_enum, default_value_t = KvCacheDtype::Auto)]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
+    /// Where the model runs: `auto` (a GPU if this build and machine have one), `cpu`, `cuda:N` or `metal`
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: DeviceArg,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,6 +127,16 @@ pub(crate) enum CpuWeights {
     Int8,
     /// Attention rounded to 10 bits and the lm_head to 8: nearly as fast, and more exact
     Int10,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GpuWeights {
+    /// As stored
+    Bf16,
+    /// The lm_head rounded to 8 bits at load: half its bytes, so decoding is faster
+    Int8LmHead,
+    /// Attention and the lm_head rounded to 8 bits: faster still, and less exact
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

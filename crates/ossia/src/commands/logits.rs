@@ -12,11 +12,11 @@ use crate::load;
 
 /// Reads ids, runs the model in chunks, writes `logits` [num_tokens, vocab_size] in f32.
 pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
-    load::set_threads(args.threads);
+    load::set_threads(&args.threads)?;
     let ids = read_ids(&args.ids)?;
     let chunk = args.chunk.unwrap_or(ids.len());
     ensure!(chunk > 0, "--chunk must be at least 1");
-    let options = load::device_options(args.dtype, args.cpu_weights, args.kv_cache_dtype, args.device)?;
+    let options = load::device_options(args.dtype, &args.kept)?;
     let model = load::checkpoint(&args.model, &options)?;
     let vocab_size = model.config().vocab_size;
     let mut direct = Direct::new(model, 1, ids.len(), chunk)?;

@@ -1,13 +1,15 @@
 //! The linear layer on a CUDA device.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
+use half::f16;
 
-use super::super::generic::GenericLinear;
 use super::{
-    AddBiasArgs, BIAS_THREADS, Bf16MmaArgs, ExactGemvArgs, MAX_F32_TOKENS, MAX_LAYERS, MMA_THREADS, MmaLayer,
-    PACK_THREADS, PackBf16Args, exact_kernel, kernel_for,
+    AddBiasArgs, BIAS_THREADS, ExactGemvArgs, MAX_F32_TOKENS, MAX_LAYERS, MAX_MMA_TOKENS, MMA_THREADS,
+    MmaArgs, MmaLayer, PACK_THREADS, PackBf16Args, WIDEN_THREADS, WeightType, WidenInt8Args, exact_kernel,
+    mma_kernel,
 };
 use crate::Result;
 use crate::backend::Backend;
@@ -15,18 +17,57 @@ use crate::cuda::Kernels;
 use crate::gpu::Grid;
 use crate::weight::Matrix;
 
-/// A bf16 weight whose activations are rounded to bf16.
+/// A weight whose activations are rounded to bf16.
 #[derive(Clone, Debug)]
 pub(in super::super) struct CudaLinear {
-    layer: GenericLinear,
+    weight: Weight,
+    rows: usize,
+    cols: usize,
+    /// f32 `[rows]`.
+    bias: Option<Tensor>,
     kernels: Arc<Kernels>,
 }
 
+#[derive(Clone, Debug)]
+enum Weight {
+    /// `[rows, cols]`.
+    Bf16(Tensor),
+    /// Bytes `[rows, cols]`, and twice the scales, f16 `[rows, cols / 32]`.
+    Int8 { values: Tensor, double_scales: Tensor },
+}
+
+/// Tokens from which on weights of 8 bits are widened for cuBLAS.
+const MIN_WIDENED_TOKENS: usize = 256;
+/// Largest weight that is widened whole.
+const MAX_WIDENED_BYTES: usize = 256 << 20;
+
 impl CudaLinear {
-    /// The kernel's form of `layer`, if it can be had: bf16 throughout, whole steps of columns.
-    pub(in super::super) fn new(layer: &GenericLinear, kernels: &Arc<Kernels>) -> Option<Self> {
-        let fits = layer.weight.dtype() == DType::BF16 && layer.weight.dims()[1].is_multiple_of(8);
-        fits.then(|| Self { layer: layer.clone(), kernels: kernels.clone() })
+    /// Whether the kernels take this weight: bf16 or 8 bits, whole steps of columns.
+    pub(in super::super) fn fits(weight: &Matrix) -> bool {
+        let fits = weight.stored().map_or(weight.is_int8(), |(_, dtype)| dtype == DType::BF16);
+        fits && weight.cols().is_multiple_of(8)
+    }
+
+    /// Copies a weight that fits to the device.
+    pub(in super::super) fn new(
+        backend: &Backend,
+        kernels: &Arc<Kernels>,
+        weight: &Matrix,
+        bias: Option<&[f32]>,
+    ) -> Result<Self> {
+        let (rows, cols) = (weight.rows(), weight.cols());
+        let on_device = match weight.int8_by_row() {
+            None => Weight::Bf16(backend.matrix(weight)?),
+            Some((values, scales)) => {
+                let scales: Vec<u8> = scales.into_iter().flat_map(f16::to_le_bytes).collect();
+                Weight::Int8 {
+                    values: backend.upload(&values, DType::U8, &[rows, cols])?,
+                    double_scales: backend.upload(&scales, DType::F16, &[rows, scales.len() / rows / 2])?,
+                }
+            }
+        };
+        let (bias, kernels) = (backend.optional_vector(bias)?, kernels.clone());
+        Ok(Self { weight: on_device, rows, cols, bias, kernels })
     }
 
     /// `x` `[n, in_features]` f32 to `[n, out_features]` f32.
@@ -35,7 +76,7 @@ impl CudaLinear {
         Ok(y)
     }
 
-    /// The same of up to three layers that share their input.
+    /// The same of up to three layers that share their input and are [alike](Self::is_like).
     pub(in super::super) fn forward_all<const N: usize>(
         layers: [&Self; N],
         x: &Tensor,
@@ -43,78 +84,121 @@ impl CudaLinear {
         const { assert!(N > 0 && N <= MAX_LAYERS) }
         let kernels = &*layers[0].kernels;
         let x = pack_if_many(kernels, &x.contiguous()?)?;
-        let outputs = match kernel_for(x.dims()[0]) {
-            Some((kernel, block_rows)) => Self::multiply_few(&layers, &x, kernel, block_rows)?,
-            None => layers.iter().map(|layer| layer.multiply_many(&x)).collect::<Result<Vec<_>>>()?,
-        };
+        let num_tokens = x.dims()[0];
+        let output = |layer: &&Self| kernels.output((num_tokens, layer.rows), DType::F32);
+        let outputs = layers.iter().map(output).collect::<Result<Vec<_>>>()?;
+        if num_tokens <= MAX_MMA_TOKENS {
+            Self::multiply_few(&layers, &x, &outputs, 0..num_tokens)?;
+        } else {
+            for (layer, y) in layers.iter().zip(&outputs) {
+                layer.multiply_many(&x, y)?;
+            }
+        }
         // One output was made for each layer.
         outputs.try_into().map_err(|_| candle_core::Error::Msg("an output per layer".to_owned()).into())
     }
 
-    /// The products of few tokens, in one launch of `kernel`, whose blocks have `block_rows` weight rows.
-    fn multiply_few(
-        layers: &[&Self],
-        x: &Tensor,
-        kernel: &'static str,
-        block_rows: usize,
-    ) -> Result<Vec<Tensor>> {
-        let kernels = &*layers[0].kernels;
-        let (num_tokens, cols) = x.dims2()?;
-        let mut args = Bf16MmaArgs {
+    /// The products of a few `tokens`, in one launch.
+    fn multiply_few(layers: &[&Self], x: &Tensor, outputs: &[Tensor], tokens: Range<usize>) -> Result<()> {
+        let (kernels, cols) = (&*layers[0].kernels, layers[0].cols);
+        let (kernel, block_rows) =
+            mma_kernel(layers[0].weight_type(), tokens.len(), x.dtype() == DType::BF16);
+        let mut args = MmaArgs {
             layers: [MmaLayer::default(); MAX_LAYERS],
-            x: kernels.address(x)?,
+            x: kernels.address(x)? + (tokens.start * cols * x.dtype().size_in_bytes()) as u64,
             cols: cols as u32,
-            num_tokens: num_tokens as u32,
+            num_tokens: tokens.len() as u32,
         };
-        let (mut outputs, mut blocks) = (Vec::with_capacity(layers.len()), 0);
-        for (args, layer) in args.layers.iter_mut().zip(layers) {
-            let rows = layer.layer.weight.dims()[0];
-            let y = kernels.output((num_tokens, rows), DType::F32)?;
-            *args = layer.args(&y)?;
-            blocks += rows.div_ceil(block_rows);
-            outputs.push(y);
+        let mut blocks = 0;
+        for ((args, layer), y) in args.layers.iter_mut().zip(layers).zip(outputs) {
+            *args = layer.args(y, tokens.start)?;
+            blocks += layer.rows.div_ceil(block_rows);
         }
-        if num_tokens > 0 {
+        if !tokens.is_empty() {
             // SAFETY: the kernel reads whole rows of the weights and of `x`, which all have `cols` columns, and writes a row of
             // each output per token.
             unsafe { kernels.launch(kernel, args, Grid::new([blocks, 1, 1], MMA_THREADS))? };
         }
-        Ok(outputs)
+        Ok(())
     }
 
-    /// The product of many tokens, `x` bf16.
-    fn multiply_many(&self, x: &Tensor) -> Result<Tensor> {
-        let (num_tokens, rows) = (x.dims()[0], self.layer.weight.dims()[0]);
-        if !rows.is_multiple_of(2) {
-            // The kernel that adds the bias takes pairs.
-            return self.layer.forward(x);
-        }
-        let products = x.matmul(&self.layer.weight.t()?)?;
-        let y = self.kernels.output((num_tokens, rows), DType::F32)?;
+    /// The product of many tokens, `x` bf16, to `y`.
+    fn multiply_many(&self, x: &Tensor, y: &Tensor) -> Result<()> {
+        let num_tokens = x.dims()[0];
+        // The kernel that adds the bias takes pairs.
+        let weight = if self.rows.is_multiple_of(2) { self.weight_for_many(num_tokens)? } else { None };
+        let Some(weight) = weight else {
+            for first in (0..num_tokens).step_by(MAX_MMA_TOKENS) {
+                let tokens = first..num_tokens.min(first + MAX_MMA_TOKENS);
+                Self::multiply_few(&[self], x, std::slice::from_ref(y), tokens)?;
+            }
+            return Ok(());
+        };
+        let products = x.matmul(&weight.t()?)?;
         let args = AddBiasArgs {
             products: self.kernels.address(&products)?,
-            bias: self.layer.bias.as_ref().map_or(Ok(0), |bias| self.kernels.address(bias))?,
-            y: self.kernels.address(&y)?,
-            cols: rows as u32,
+            bias: self.bias_address()?,
+            y: self.kernels.address(y)?,
+            cols: self.rows as u32,
         };
-        let grid = Grid::new([rows.div_ceil(2 * BIAS_THREADS as usize), num_tokens, 1], BIAS_THREADS);
+        let grid = Grid::new([self.rows.div_ceil(2 * BIAS_THREADS as usize), num_tokens, 1], BIAS_THREADS);
         // SAFETY: both have `num_tokens` rows of an even number of columns.
-        unsafe { self.kernels.launch("add_bias_bf16_f32", args, grid)? };
-        Ok(y)
+        unsafe { self.kernels.launch("add_bias_bf16_f32", args, grid) }
     }
 
-    fn args(&self, y: &Tensor) -> Result<MmaLayer> {
+    /// The weight in bf16 as cuBLAS takes it; `None` where our own kernel is to take the tokens in turns.
+    fn weight_for_many(&self, num_tokens: usize) -> Result<Option<Tensor>> {
+        let (values, double_scales) = match &self.weight {
+            Weight::Bf16(weight) => return Ok(Some(weight.clone())),
+            Weight::Int8 { values, double_scales } => (values, double_scales),
+        };
+        if num_tokens < MIN_WIDENED_TOKENS || 2 * self.rows * self.cols > MAX_WIDENED_BYTES {
+            return Ok(None);
+        }
+        let wide = self.kernels.output((self.rows, self.cols), DType::BF16)?;
+        let args = WidenInt8Args {
+            values: self.kernels.address(values)?,
+            double_scales: self.kernels.address(double_scales)?,
+            wide: self.kernels.address(&wide)?,
+            cols: self.cols as u32,
+        };
+        let grid = Grid::new([self.rows, self.cols.div_ceil(8 * WIDEN_THREADS as usize), 1], WIDEN_THREADS);
+        // SAFETY: all are of `rows` by `cols`, whole steps of eight.
+        unsafe { self.kernels.launch("widen_int8_bf16", args, grid)? };
+        Ok(Some(wide))
+    }
+
+    /// What the kernel reads and writes of a layer, whose output's first token is the `first_token`-th.
+    fn args(&self, y: &Tensor, first_token: usize) -> Result<MmaLayer> {
+        let (weight, double_scales) = match &self.weight {
+            Weight::Bf16(weight) => (self.kernels.address(weight)?, 0),
+            Weight::Int8 { values, double_scales } => {
+                (self.kernels.address(values)?, self.kernels.address(double_scales)?)
+            }
+        };
         Ok(MmaLayer {
-            weight: self.kernels.address(&self.layer.weight)?,
-            bias: self.layer.bias.as_ref().map_or(Ok(0), |bias| self.kernels.address(bias))?,
-            y: self.kernels.address(y)?,
-            rows: self.layer.weight.dims()[0] as u64,
+            weight,
+            double_scales,
+            bias: self.bias_address()?,
+            y: self.kernels.address(y)? + (4 * first_token * self.rows) as u64,
+            rows: self.rows as u64,
         })
     }
 
-    /// Columns of the weight, which must be those of layers of the same launch.
-    pub(in super::super) fn in_features(&self) -> usize {
-        self.layer.weight.dims()[1]
+    fn bias_address(&self) -> Result<u64> {
+        self.bias.as_ref().map_or(Ok(0), |bias| self.kernels.address(bias))
+    }
+
+    fn weight_type(&self) -> WeightType {
+        match self.weight {
+            Weight::Bf16(_) => WeightType::Bf16,
+            Weight::Int8 { .. } => WeightType::Int8,
+        }
+    }
+
+    /// Whether one launch takes both.
+    pub(in super::super) fn is_like(&self, other: &Self) -> bool {
+        self.cols == other.cols && self.weight_type() == other.weight_type()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The linear layer on CUDA: `bf16_mma.cu` for up to 64 tokens, cuBLAS for more, `bf16_activations.cu` around both; `exact_gemv.cu` where activations are not to be rounded.
+//! The linear layer on CUDA: `bf16_mma.cu` or `int8_mma.cu` for up to 64 tokens, cuBLAS for more, `bf16_activations.cu` around both; `exact_gemv.cu` where activations are not to be rounded.
 
 #[cfg(feature = "cuda")]
 mod device;
@@ -15,6 +15,7 @@ use crate::gpu::Grid;
 #[derive(Clone, Copy, Default)]
 struct MmaLayer {
     weight: u64,
+    double_scales: u64,
     bias: u64,
     y: u64,
     rows: u64,
@@ -22,7 +23,7 @@ struct MmaLayer {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Bf16MmaArgs {
+struct MmaArgs {
     layers: [MmaLayer; MAX_LAYERS],
     x: u64,
     cols: u32,
@@ -51,6 +52,15 @@ struct ExactGemvArgs {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+struct WidenInt8Args {
+    values: u64,
+    double_scales: u64,
+    wide: u64,
+    cols: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 struct AddBiasArgs {
     products: u64,
     bias: u64,
@@ -75,14 +85,26 @@ fn exact_kernel(rows: usize, num_tokens: usize) -> (&'static str, Grid) {
 }
 const PACK_THREADS: u32 = 256;
 const BIAS_THREADS: u32 = 256;
+const WIDEN_THREADS: u32 = 128;
 
-/// The kernel for so many tokens and the weight rows of its blocks; `None` where cuBLAS is faster.
-fn kernel_for(num_tokens: usize) -> Option<(&'static str, usize)> {
-    match num_tokens {
-        0..=MAX_F32_TOKENS => Some(("bf16_mma_8", 16)),
-        9..=16 => Some(("bf16_mma_16", 16)),
-        17..=32 => Some(("bf16_mma_32", 32)),
-        33..=64 => Some(("bf16_mma_64", 32)),
-        _ => None,
-    }
+/// Most tokens of a launch.
+#[cfg(feature = "cuda")]
+const MAX_MMA_TOKENS: usize = 64;
+
+/// What the weights of a product are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WeightType {
+    Bf16,
+    Int8,
+}
+
+/// The kernel for up to 64 tokens, whose activations are f32 or packed to bf16, and the weight rows of its blocks.
+fn mma_kernel(weights: WeightType, num_tokens: usize, is_packed: bool) -> (&'static str, usize) {
+    let (names, block_rows) = match num_tokens {
+        0..=MAX_F32_TOKENS if !is_packed => (["bf16_mma_8", "int8_mma_8"], 16),
+        0..=16 => (["bf16_mma_16", "int8_mma_16"], 16),
+        17..=32 => (["bf16_mma_32", "int8_mma_32"], 32),
+        _ => (["bf16_mma_64", "int8_mma_64"], 32),
+    };
+    (names[weights as usize], block_rows)
 }

@@ -2,42 +2,94 @@
 
 #![allow(clippy::unwrap_used)]
 
-use half::bf16;
+use std::sync::Arc;
 
-use super::super::test_support::on_cpu;
+use half::{bf16, f16};
+
+use super::super::test_support::{matrix, on_cpu, on_cpu_of};
 use super::*;
+use crate::Matrix;
 use crate::check::Random;
 use crate::gpu::twin::{Output, Twin, assert_close, input};
 
-/// Layers of `all_rows` in one launch, with and without a bias.
-fn check(all_rows: [usize; MAX_LAYERS], cols: usize, num_tokens: usize, random: &mut Random) {
-    let (kernel, block_rows) = kernel_for(num_tokens).unwrap();
-    let x = random.f32s(num_tokens * cols);
-    let rounded: Vec<bf16> = x.iter().map(|x| bf16::from_f32(*x)).collect();
-    let weights = all_rows.map(|rows| random.bf16s(rows * cols));
-    let biases = all_rows.map(|rows| random.f32s(rows));
-    let mut outputs = all_rows.map(|rows| Output::new(num_tokens * rows));
-    let mut args = Bf16MmaArgs {
+/// A weight as the kernels read it.
+struct OnDevice {
+    matrix: Arc<Matrix>,
+    values: Vec<u8>,
+    double_scales: Vec<f16>,
+}
+
+impl OnDevice {
+    fn random([rows, cols]: [usize; 2], weights: WeightType, random: &mut Random) -> Self {
+        let matrix = matrix(&random.bf16s(rows * cols), [rows, cols]);
+        match weights {
+            WeightType::Bf16 => {
+                let values = matrix.stored().unwrap().0.to_vec();
+                Self { matrix: Arc::new(matrix), values, double_scales: vec![] }
+            }
+            WeightType::Int8 => {
+                let matrix = Arc::new(matrix.to_int8());
+                let (values, double_scales) = matrix.int8_by_row().unwrap();
+                Self { matrix, values, double_scales }
+            }
+        }
+    }
+
+    fn layer(&self, bias: u64, y: &mut Output) -> MmaLayer {
+        MmaLayer {
+            weight: input(&self.values),
+            double_scales: input(&self.double_scales),
+            bias,
+            y: y.address(),
+            rows: self.matrix.rows() as u64,
+        }
+    }
+}
+
+/// Runs some layers' kernel over the tokens `x`, as they are or packed.
+fn launch(layers: &[MmaLayer], weights: WeightType, x: &[bf16], cols: usize, is_packed: bool) {
+    let num_tokens = x.len() / cols;
+    let (kernel, block_rows) = mma_kernel(weights, num_tokens, is_packed);
+    let widened: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+    let mut args = MmaArgs {
         layers: [MmaLayer::default(); MAX_LAYERS],
-        x: if num_tokens > MAX_F32_TOKENS { input(&rounded) } else { input(&x) },
+        x: if is_packed || num_tokens > MAX_F32_TOKENS { input(x) } else { input(&widened) },
         cols: cols as u32,
         num_tokens: num_tokens as u32,
     };
-    for (i, args) in args.layers.iter_mut().enumerate() {
-        *args = MmaLayer {
-            weight: input(&weights[i]),
-            bias: if i == 1 { 0 } else { input(&biases[i]) },
-            y: outputs[i].address(),
-            rows: all_rows[i] as u64,
-        };
-    }
-    let blocks = all_rows.iter().map(|rows| rows.div_ceil(block_rows)).sum();
-    Twin::of("linear/bf16_mma.cu").launch(kernel, &args, Grid::new([blocks, 1, 1], MMA_THREADS));
-    let exact: Vec<f32> = rounded.iter().map(|x| x.to_f32()).collect();
+    args.layers[..layers.len()].copy_from_slice(layers);
+    let blocks = layers.iter().map(|layer| (layer.rows as usize).div_ceil(block_rows)).sum();
+    let source = match weights {
+        WeightType::Bf16 => "linear/bf16_mma.cu",
+        WeightType::Int8 => "linear/int8_mma.cu",
+    };
+    Twin::of(source).launch(kernel, &args, Grid::new([blocks, 1, 1], MMA_THREADS));
+}
+
+/// Layers of `all_rows` in one launch, with and without a bias.
+fn check(
+    all_rows: [usize; MAX_LAYERS],
+    cols: usize,
+    num_tokens: usize,
+    weights: WeightType,
+    random: &mut Random,
+) {
+    let x = random.bf16s(num_tokens * cols);
+    let on_device = all_rows.map(|rows| OnDevice::random([rows, cols], weights, random));
+    let biases = all_rows.map(|rows| random.f32s(rows));
+    let mut outputs = all_rows.map(|rows| Output::new(num_tokens * rows));
+    let layers: Vec<MmaLayer> = on_device
+        .iter()
+        .zip(&mut outputs)
+        .enumerate()
+        .map(|(i, (weight, y))| weight.layer(if i == 1 { 0 } else { input(&biases[i]) }, y))
+        .collect();
+    launch(&layers, weights, &x, cols, false);
+    let exact: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
     for (i, &rows) in all_rows.iter().enumerate().filter(|(_, rows)| **rows > 0) {
         let bias = (i != 1).then(|| biases[i].clone());
-        let expected = on_cpu(&weights[i], bias, &exact, [rows, cols]);
-        let context = format!("layer {i}, {rows}x{cols}, {num_tokens} tokens");
+        let expected = on_cpu_of(on_device[i].matrix.clone(), bias, &exact);
+        let context = format!("layer {i}, {weights:?}, {rows}x{cols}, {num_tokens} tokens");
         assert_close(&outputs[i].f32s(), &expected, &context);
     }
 }
@@ -48,7 +100,8 @@ fn the_twin_agrees_with_the_cpu_kernel() {
     // Columns of less than a warp's step, of odd steps, and of more than the warps take at once.
     for (rows, cols) in [([5, 0, 0], 8), ([37, 16, 3], 264), ([64, 0, 0], 1096)] {
         for num_tokens in [1, 2, 8, 9, 16, 17, 32, 33, 64] {
-            check(rows, cols, num_tokens, random);
+            check(rows, cols, num_tokens, WeightType::Bf16, random);
+            check(rows, cols, num_tokens, WeightType::Int8, random);
         }
     }
 }
@@ -57,24 +110,39 @@ fn the_twin_agrees_with_the_cpu_kernel() {
 fn a_tokens_bits_do_not_depend_on_how_many_there_are() {
     let random = &mut Random::fresh();
     let (rows, cols) = (40, 1096);
-    let (weight, x) = (random.bf16s(rows * cols), random.bf16s(64 * cols));
-    let mut first_rows = Vec::new();
-    for num_tokens in [1, 9, 17, 64] {
-        let (kernel, block_rows) = kernel_for(num_tokens).unwrap();
-        let widened: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
-        let mut y = Output::new(num_tokens * rows);
-        let mut args = Bf16MmaArgs {
-            layers: [MmaLayer::default(); MAX_LAYERS],
-            x: if num_tokens > MAX_F32_TOKENS { input(&x) } else { input(&widened) },
-            cols: cols as u32,
-            num_tokens: num_tokens as u32,
-        };
-        args.layers[0] = MmaLayer { weight: input(&weight), bias: 0, y: y.address(), rows: rows as u64 };
-        let grid = Grid::new([rows.div_ceil(block_rows), 1, 1], MMA_THREADS);
-        Twin::of("linear/bf16_mma.cu").launch(kernel, &args, grid);
-        first_rows.push(y.f32s()[..rows].to_vec());
+    for weights in [WeightType::Bf16, WeightType::Int8] {
+        let (weight, x) = (OnDevice::random([rows, cols], weights, random), random.bf16s(64 * cols));
+        let mut first_rows = Vec::new();
+        for (num_tokens, is_packed) in [(1, false), (1, true), (9, true), (17, true), (64, true)] {
+            let mut y = Output::new(num_tokens * rows);
+            launch(&[weight.layer(0, &mut y)], weights, &x[..num_tokens * cols], cols, is_packed);
+            first_rows.push(y.f32s()[..rows].to_vec());
+        }
+        assert!(first_rows.iter().all(|row| *row == first_rows[0]), "{weights:?}");
     }
-    assert!(first_rows.iter().all(|row| *row == first_rows[0]));
+}
+
+#[test]
+fn every_integer_of_8_bits_is_widened() {
+    let cols = 256;
+    let values: Vec<i8> = (0..=255u8).map(u8::cast_signed).collect();
+    // Twice the scale: a plain one, one of next to nothing, and one of the smallest normal numbers.
+    for double_scale in [1.0, 6e-8, 6.2e-5] {
+        let double_scales = vec![f16::from_f32(double_scale); cols / 32];
+        let mut wide = Output::new(cols / 2);
+        let args = WidenInt8Args {
+            values: input(&values),
+            double_scales: input(&double_scales),
+            wide: wide.address(),
+            cols: cols as u32,
+        };
+        Twin::of("linear/int8_mma.cu").launch("widen_int8_bf16", &args, Grid::new([1, 1, 1], WIDEN_THREADS));
+        let found = wide.u32s().into_iter().flat_map(|pair| [pair as u16, (pair >> 16) as u16]);
+        for (found, value) in found.zip(&values) {
+            let expected = bf16::from_f32(f32::from(*value) * (double_scales[0].to_f32() / 2.0));
+            assert_eq!(found, expected.to_bits(), "{value} with {double_scale}");
+        }
+    }
 }
 
 #[test]

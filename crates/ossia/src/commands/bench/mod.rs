@@ -34,13 +34,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
 fn speed(args: &BenchSpeedArgs) -> Result<()> {
     ensure!(args.repetitions > 0 && args.chunk > 0, "--repetitions and --chunk must be at least 1");
     ensure!(!args.batch.contains(&0), "--batch must be at least 1");
-    load::set_threads(args.model.threads);
+    load::set_threads(&args.model.threads)?;
     let started = Instant::now();
     let model = load::model(&args.model)?;
     let load_s = started.elapsed().as_secs_f64();
     let backend = model.backend().clone();
     let before = read_speed(&backend)?;
-    let traffic = Traffic::of(&model, args.model.cpu_weights);
+    let traffic = Traffic::of(&model);
     let mut direct = Direct::new(model, most(&args.batch), longest(args), args.chunk)?;
     direct.fill_cache()?;
     let mut measurements = Vec::new();

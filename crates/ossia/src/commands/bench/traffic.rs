@@ -1,8 +1,6 @@
 //! What a step must read and compute, from the model's shape: the denominators of every fraction of a ceiling.
 
-use ossia_model::{GptOss, LayerType};
-
-use crate::cli::CpuWeights;
+use ossia_model::{DenseWeights, GptOss, LayerType};
 
 /// Bytes per weight of bf16.
 const BF16_BYTES: f64 = 2.0;
@@ -30,14 +28,14 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// The sizes of `model`, whose attention and lm_head are kept as `weights` says. Its experts take what is left of
+    /// The sizes of `model`. Its experts take what is left of
     /// the checkpoint after all that it has in bf16.
-    pub(super) fn of(model: &GptOss, weights: CpuWeights) -> Self {
-        let (attention_bytes, lm_head_bytes) = match weights {
-            CpuWeights::Bf16 => (BF16_BYTES, BF16_BYTES),
-            CpuWeights::Int8LmHead => (BF16_BYTES, INT8_BYTES),
-            CpuWeights::Int8 => (INT8_BYTES, INT8_BYTES),
-            CpuWeights::Int10 => (INT10_BYTES, INT8_BYTES),
+    pub(super) fn of(model: &GptOss) -> Self {
+        let (attention_bytes, lm_head_bytes) = match model.dense_weights() {
+            DenseWeights::AsStored => (BF16_BYTES, BF16_BYTES),
+            DenseWeights::Int8LmHead => (BF16_BYTES, INT8_BYTES),
+            DenseWeights::Int8 => (INT8_BYTES, INT8_BYTES),
+            DenseWeights::Int10 => (INT10_BYTES, INT8_BYTES),
         };
         let config = model.config();
         let [hidden, inner] = [config.hidden_size, config.intermediate_size].map(|size| size as f64);
@@ -88,7 +86,7 @@ mod tests {
     use super::*;
 
     /// Two layers of hidden 64 and 8 experts of which 2 are chosen; the bytes of each part are known.
-    fn model() -> GptOss {
+    fn model(dense_weights: DenseWeights) -> GptOss {
         let config = r#"{"model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
             "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 32,
@@ -97,12 +95,17 @@ mod tests {
             "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
                 "truncate": false, "original_max_position_embeddings": 4096},
             "layer_types": ["sliding_attention", "full_attention"]}"#;
-        GptOss::dummy(GptOssConfig::from_json(config).unwrap(), 1, &ModelOptions::default()).unwrap()
+        GptOss::dummy(
+            GptOssConfig::from_json(config).unwrap(),
+            1,
+            &ModelOptions { dense_weights, ..ModelOptions::default() },
+        )
+        .unwrap()
     }
 
     #[test]
     fn one_token_reads_its_experts_and_everything_else_once() {
-        let traffic = Traffic::of(&model(), CpuWeights::Bf16);
+        let traffic = Traffic::of(&model(DenseWeights::AsStored));
         let mxfp4 = 3.0 * 64.0 * 96.0 * 17.0 / 32.0;
         // What is left after the large matrices holds the biases and norms too.
         assert!((traffic.expert_bytes / mxfp4 - 1.0).abs() < 0.1, "{} for {mxfp4}", traffic.expert_bytes);
@@ -110,14 +113,14 @@ mod tests {
         assert_eq!(traffic.decode_bytes(1, 0), dense + 2.0 * 2.0 * traffic.expert_bytes);
         // The routers stay as they are.
         let int8 = INT8_BYTES * (2.0 * 64.0 * 192.0 + 256.0 * 64.0) + 2.0 * 2.0 * 64.0 * 8.0;
-        assert_eq!(Traffic::of(&model(), CpuWeights::Int8).dense_bytes, int8);
+        assert_eq!(Traffic::of(&model(DenseWeights::Int8)).dense_bytes, int8);
         let two_bits = 2.0 / 8.0 * 2.0 * 64.0 * 192.0;
-        assert_eq!(Traffic::of(&model(), CpuWeights::Int10).dense_bytes, int8 + two_bits);
+        assert_eq!(Traffic::of(&model(DenseWeights::Int10)).dense_bytes, int8 + two_bits);
     }
 
     #[test]
     fn many_tokens_read_every_expert_once_and_the_window_bounds_half_of_the_cache() {
-        let traffic = Traffic::of(&model(), CpuWeights::Bf16);
+        let traffic = Traffic::of(&model(DenseWeights::AsStored));
         let step = |batch, depth| traffic.decode_bytes(batch, depth);
         let all_experts = 2.0 * 8.0 * traffic.expert_bytes;
         assert!((step(1000, 0) - traffic.dense_bytes - all_experts).abs() < 1.0);

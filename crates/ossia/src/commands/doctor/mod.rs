@@ -45,7 +45,7 @@ pub(crate) fn run(doctor: &DoctorArgs, settings: &[Setting]) -> Result<()> {
     let args = &doctor.serve;
     let mut findings = Findings::default();
     findings.note("configuration", Ok(layers(settings)))?;
-    findings.note("processor", Ok(processor(args)))?;
+    findings.note("processor", processor(args))?;
     check_model(args, &mut findings)?;
     findings.note("setup", Setup::new(args).and_then(|setup| try_setup(args, &setup)))?;
     findings.note("address", try_address(args))?;
@@ -60,7 +60,7 @@ pub(crate) fn run(doctor: &DoctorArgs, settings: &[Setting]) -> Result<()> {
 
 /// The ops of the device, with a table of what each did.
 fn check_kernels(args: &DoctorArgs, findings: &mut Findings) -> Result<()> {
-    let backend = args.serve.model.device.backend(ComputeType::Bf16);
+    let backend = args.serve.model.kept.device.backend(ComputeType::Bf16);
     match backend.and_then(|backend| KernelReport::new(&backend, args.seed)) {
         Ok(report) => {
             findings.note("kernels", report.verdict())?;
@@ -86,9 +86,9 @@ fn layers(settings: &[Setting]) -> String {
     )
 }
 
-fn processor(args: &ServeArgs) -> String {
-    load::set_threads(args.model.threads);
-    format!("{} threads, matrix products with {}", ossia_kernels::num_threads(), Isa::detect().name())
+fn processor(args: &ServeArgs) -> Result<String> {
+    load::set_threads(&args.model.threads)?;
+    Ok(format!("{} threads, matrix products with {}", ossia_kernels::num_threads(), Isa::detect().name()))
 }
 
 /// Files, hashes, shapes, and whether it fits.
