@@ -1,8 +1,9 @@
 //! `cargo xtask bench-gate`: has a change made the engine slower?
 //!
 //! It compares ratios that two machines have in common better than speeds: what decode reaches of the
-//! ceiling of memory, and how much faster prefill is than decode. They are recorded per instruction set. Run by
-//! hand on an idle machine; CI machines are shared.
+//! ceiling of memory, and how much faster prefill is than decode. They are recorded per instruction set. Where memory's speed
+//! changes by itself (other guests of the host), an older program that takes turns with the new one says more. Run by hand on
+//! an idle machine; CI machines are shared.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,19 +27,30 @@ pub(crate) struct BenchGateArgs {
     #[arg(long)]
     ossia: Option<PathBuf>,
     /// Record what is measured instead of comparing with it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "against")]
     record: bool,
-    /// Repetitions of each measurement; the medians are compared
-    #[arg(long, default_value_t = 7)]
+    /// An older ossia program: compare speeds with its, in turns, and not with what is recorded
+    #[arg(long)]
+    against: Option<PathBuf>,
+    /// Runs of the program; the medians of their ratios are compared
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Repetitions of each measurement within a run
+    #[arg(long, default_value_t = 3)]
     repetitions: usize,
 }
 
 /// Measures, then records or compares.
 #[allow(clippy::print_stdout)]
 pub(crate) fn run(args: &BenchGateArgs) -> Result<()> {
-    let found = measure(args)?;
-    let isa = found["isa"].as_str().context("ossia bench names no instruction set")?;
-    let ratios = ratios(&found)?;
+    let program = program(args)?;
+    if let Some(older) = &args.against {
+        return compare(&program, older, args);
+    }
+    let rounds: Vec<Value> =
+        (0..args.rounds).map(|_| measure(&program, args.repetitions)).collect::<Result<_>>()?;
+    let isa = rounds[0]["isa"].as_str().context("ossia bench names no instruction set")?;
+    let ratios = medians(&rounds.iter().map(ratios).collect::<Result<Vec<_>>>()?);
     let path = command::root().join(RECORDED);
     let mut recorded = read(&path)?;
     if args.record {
@@ -57,25 +69,74 @@ pub(crate) fn run(args: &BenchGateArgs) -> Result<()> {
             losses.push(name.as_str());
         }
     }
+    refuse(&losses)
+}
+
+/// Fails if something was lost.
+fn refuse(losses: &[&str]) -> Result<()> {
     ensure!(losses.is_empty(), "more than {:.0}% lost: {}", TOLERANCE * 100.0, losses.join(", "));
     Ok(())
 }
 
-fn measure(args: &BenchGateArgs) -> Result<Value> {
-    let program = match &args.ossia {
-        Some(path) => path.clone(),
-        None => {
-            command::cargo(&["build", "--release", "--package", "ossia"])?;
-            command::root().join("target/release/ossia")
-        }
+/// Two programs in turns: the medians of what the newer one's speeds are of the older one's.
+#[allow(clippy::print_stdout)]
+fn compare(program: &Path, older: &Path, args: &BenchGateArgs) -> Result<()> {
+    let mut rounds = Vec::new();
+    for _ in 0..args.rounds {
+        let (before, after) = (measure(older, args.repetitions)?, measure(program, args.repetitions)?);
+        rounds.push(gains(&before, &after)?);
+    }
+    let gains = medians(&rounds);
+    for (name, gain) in &gains {
+        println!("{name}: {:+.1}%", 100.0 * (gain - 1.0));
+    }
+    let losses: Vec<&str> =
+        gains.iter().filter(|(_, gain)| is_loss(*gain, 1.0)).map(|(name, _)| name.as_str()).collect();
+    refuse(&losses)
+}
+
+/// Each measurement's name, and its speed of `after` as a multiple of that of `before`.
+fn gains(before: &Value, after: &Value) -> Result<Vec<(String, f64)>> {
+    let lines = |found: &Value| found["results"].as_array().cloned().context("ossia bench has no results");
+    let (before, after) = (lines(before)?, lines(after)?);
+    let gain = |(before, after): (&Value, &Value)| {
+        let name =
+            |line: &Value| format!("{} at depth {}, batch {}", line["test"], line["depth"], line["batch"]);
+        ensure!(name(before) == name(after), "{} beside {}", name(before), name(after));
+        let speed = |line: &Value| line["tokens_per_s"].as_f64().filter(|speed| *speed > 0.0);
+        let gain = speed(after).zip(speed(before)).map(|(after, before)| after / before);
+        Ok((name(after), gain.with_context(|| format!("{} has no speed", name(after)))?))
     };
+    before.iter().zip(&after).map(gain).collect()
+}
+
+/// The program that is named, or a fresh one.
+fn program(args: &BenchGateArgs) -> Result<PathBuf> {
+    if let Some(path) = &args.ossia {
+        return Ok(path.clone());
+    }
+    command::cargo(&["build", "--release", "--package", "ossia"])?;
+    Ok(command::root().join("target/release/ossia"))
+}
+
+fn measure(program: &Path, repetitions: usize) -> Result<Value> {
     let flags = "bench --load-format dummy --pp 512 --tg 32 --batch 1,8 --depth 0,4096 -o json --hf-config";
-    let mut command = Command::new(&program);
+    let mut command = Command::new(program);
     command.args(flags.split_whitespace()).arg(command::root().join(SHAPE));
-    command.args(["-r", &args.repetitions.to_string()]);
+    command.args(["-r", &repetitions.to_string()]);
     let output = command.output().with_context(|| format!("cannot start {}", program.display()))?;
     ensure!(output.status.success(), "ossia bench failed: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).context("ossia bench's output is not JSON")
+}
+
+/// The median of each ratio over the rounds: memory's speed changes from minute to minute where a machine has other guests.
+fn medians(rounds: &[Vec<(String, f64)>]) -> Vec<(String, f64)> {
+    let median = |at: usize| {
+        let mut of_rounds: Vec<f64> = rounds.iter().map(|ratios| ratios[at].1).collect();
+        of_rounds.sort_by(f64::total_cmp);
+        of_rounds[of_rounds.len() / 2]
+    };
+    rounds[0].iter().enumerate().map(|(at, (name, _))| (name.clone(), median(at))).collect()
 }
 
 /// The ratios that the gate watches, by name.
@@ -142,6 +203,28 @@ mod tests {
         let mut cut = found();
         cut["results"].as_array_mut().unwrap().pop();
         assert!(super::ratios(&cut).unwrap_err().to_string().contains("depth 4096, batch 8"));
+    }
+
+    #[test]
+    fn the_middle_round_counts() {
+        let round = |speed: f64| {
+            let mut found = found();
+            found["results"][0]["tokens_per_s"] = json!(speed);
+            found
+        };
+        let rounds = [90.0, 6.0, 66.0].map(|speed| ratios(&round(speed)).unwrap());
+        let ratios = medians(&rounds);
+        assert_eq!(ratios[4], ("prefill at depth 0, of decode at 0".to_owned(), 11.0));
+    }
+
+    #[test]
+    fn speeds_are_compared_line_by_line() {
+        let mut after = found();
+        after["results"][1]["tokens_per_s"] = json!(9.0);
+        let gains = gains(&found(), &after).unwrap();
+        assert_eq!((gains.len(), gains[0].1, gains[1].1), (6, 1.0, 1.5));
+        after["results"][0]["depth"] = json!(7);
+        assert!(super::gains(&found(), &after).unwrap_err().to_string().contains("depth 7"));
     }
 
     #[test]

@@ -96,6 +96,16 @@ pub(crate) struct KeptArgs {
     pub(crate) device: DeviceArg,
 }
 
+impl ModelArgs {
+    /// What is loaded, for people.
+    pub(crate) fn name(&self) -> String {
+        match &self.hf_config {
+            Some(config) => format!("random weights of {}", config.display()),
+            None => self.model.default_name(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Dtype {
     /// Exact f32 activations

@@ -38,6 +38,12 @@ fn speed(args: &BenchSpeedArgs) -> Result<()> {
     let started = Instant::now();
     let model = load::model(&args.model)?;
     let load_s = started.elapsed().as_secs_f64();
+    let positions = model.config().max_position_embeddings;
+    ensure!(
+        longest(args) <= positions,
+        "--depth with --pp or --tg comes to {} tokens; the model has {positions} positions",
+        longest(args)
+    );
     let backend = model.backend().clone();
     let before = read_speed(&backend)?;
     let traffic = Traffic::of(&model);
@@ -50,7 +56,7 @@ fn speed(args: &BenchSpeedArgs) -> Result<()> {
     }
     drop(direct);
     let report = Report {
-        model: args.model.model.default_name(),
+        model: args.model.name(),
         threads: ossia_kernels::num_threads(),
         isa: ossia_kernels::Isa::detect().name(),
         load_s,
