@@ -7,7 +7,7 @@ use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::staged::{Caches, HeadsOfSlots, Narrow};
+use super::staged::{Caches, HeadsOfSlots};
 use super::sums::{Sums, padded};
 use super::tile::{self, TileInput};
 #[cfg(target_arch = "x86_64")]
@@ -250,17 +250,18 @@ fn tile_input<'a, T>(
     q: &'a [f32],
     caches: Caches<'a, T>,
 ) -> TileInput<'a, T> {
-    let (cache, narrow) = match caches {
-        Caches::AsIs { k, v } => (HeadsOfSlots::all(op.shape, op.shape.head_dim, k, v), None),
-        narrow => (HeadsOfSlots::all(op.shape, 0, &[], &[]), Narrow::of(op.shape, narrow)),
+    let cache = match caches {
+        Caches::AsIs(cache) => cache,
+        // Nothing is taken from them before it is widened.
+        Caches::E4m3(_) | Caches::Int8(_) => HeadsOfSlots::all(0, 0, &[], &[]),
     };
     let context_len = op.metadata.context_lens[task.seq] as usize;
     let end = op.metadata.cu_seqlens_q[task.seq + 1] as usize;
     TileInput {
         op: *op,
         q,
+        caches,
         cache,
-        narrow,
         table: &op.metadata.block_tables[task.seq],
         kv_heads: task.kv_heads.clone(),
         first_query: task.first_query,

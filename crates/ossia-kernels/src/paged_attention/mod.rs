@@ -25,7 +25,7 @@ mod vector_rows;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, bail};
 use half::bf16;
 
-use self::staged::Caches;
+use self::staged::{Caches, HeadsOfSlots};
 use crate::cpu::contiguous_f32;
 use crate::kv_cache::{BlockTable, CacheType};
 use crate::{KernelError, Result};
@@ -209,18 +209,24 @@ impl CustomOp3 for PagedAttention<'_> {
         let range =
             |layout: &Layout| layout.start_offset()..layout.start_offset() + layout.shape().elem_count();
         let (k_range, v_range) = (range(k_layout), range(v_layout));
+        let (num_kv_heads, head_dim) = (self.shape.num_kv_heads, self.shape.head_dim);
         let out = match (k_cache, v_cache) {
             (CpuStorage::F32(k), CpuStorage::F32(v)) => {
-                cpu::attend(self, q, Caches::AsIs { k: &k[k_range], v: &v[v_range] })
+                let all = HeadsOfSlots::all(num_kv_heads, head_dim, &k[k_range], &v[v_range]);
+                cpu::attend(self, q, Caches::AsIs(all))
             }
             (CpuStorage::BF16(k), CpuStorage::BF16(v)) => {
-                cpu::attend(self, q, Caches::AsIs { k: &k[k_range], v: &v[v_range] })
+                let all = HeadsOfSlots::all(num_kv_heads, head_dim, &k[k_range], &v[v_range]);
+                cpu::attend(self, q, Caches::AsIs(all))
             }
             (CpuStorage::F8E4M3(k), CpuStorage::F8E4M3(v)) => {
-                cpu::attend::<bf16>(self, q, Caches::E4m3 { k: &k[k_range], v: &v[v_range] })
+                let all = HeadsOfSlots::all(num_kv_heads, head_dim, &k[k_range], &v[v_range]);
+                cpu::attend::<bf16>(self, q, Caches::E4m3(all))
             }
             (CpuStorage::U8(k), CpuStorage::U8(v)) => {
-                cpu::attend::<bf16>(self, q, Caches::Int8 { k: &k[k_range], v: &v[v_range] })
+                let head_len = CacheType::Int8.head_len(head_dim);
+                let all = HeadsOfSlots::all(num_kv_heads, head_len, &k[k_range], &v[v_range]);
+                cpu::attend::<bf16>(self, q, Caches::Int8(all))
             }
             _ => bail!("paged_attention: the caches must be of one type"),
         };

@@ -3,41 +3,21 @@
 
 use float8::F8E4M3;
 
+use super::CHUNK_LEN;
 use super::chunk::{Chunk, KEY_STEP, prefetch_next};
 use super::cpu::KvElement;
 use super::tile::{Rows, TileInput};
-use super::{AttentionShape, CHUNK_LEN};
 use crate::int8_heads;
 
-/// The caches of a layer, each `[num_blocks, block_size, kv_heads, head_dim]`.
+/// The caches of a layer.
 #[derive(Clone, Copy)]
 pub(super) enum Caches<'a, T> {
     /// In the type that attention is computed with.
-    AsIs { k: &'a [T], v: &'a [T] },
+    AsIs(HeadsOfSlots<'a, T>),
     /// To be widened to it, exactly.
-    E4m3 { k: &'a [F8E4M3], v: &'a [F8E4M3] },
-    /// Heads as [`int8_heads`] keeps them, to be widened in one rounding.
-    Int8 { k: &'a [u8], v: &'a [u8] },
-}
-
-/// A cache to be widened.
-#[derive(Clone, Copy)]
-pub(super) enum Narrow<'a> {
     E4m3(HeadsOfSlots<'a, F8E4M3>),
+    /// Heads as [`int8_heads`] keeps them, to be widened in one rounding.
     Int8(HeadsOfSlots<'a, u8>),
-}
-
-impl<'a> Narrow<'a> {
-    /// Caches that are narrow.
-    pub(super) fn of<T>(shape: AttentionShape, caches: Caches<'a, T>) -> Option<Self> {
-        match caches {
-            Caches::AsIs { .. } => None,
-            Caches::E4m3 { k, v } => Some(Self::E4m3(HeadsOfSlots::all(shape, shape.head_dim, k, v))),
-            Caches::Int8 { k, v } => {
-                Some(Self::Int8(HeadsOfSlots::all(shape, int8_heads::head_len(shape.head_dim), k, v)))
-            }
-        }
-    }
 }
 
 /// Elements of a narrow cache. The unsafe method needs a processor with the instructions of `R`.
@@ -81,9 +61,9 @@ impl<T> Clone for HeadsOfSlots<'_, T> {
 impl<T> Copy for HeadsOfSlots<'_, T> {}
 
 impl<'a, T> HeadsOfSlots<'a, T> {
-    /// A whole cache, whose heads are of `head_len` elements.
-    pub(super) fn all(shape: AttentionShape, head_len: usize, k: &'a [T], v: &'a [T]) -> Self {
-        Self { k, v, slot_stride: shape.num_kv_heads * head_len, head_stride: head_len, first_head: 0 }
+    /// Whole caches `[num_blocks, block_size, kv_heads, head_len]`.
+    pub(super) fn all(num_kv_heads: usize, head_len: usize, k: &'a [T], v: &'a [T]) -> Self {
+        Self { k, v, slot_stride: num_kv_heads * head_len, head_stride: head_len, first_head: 0 }
     }
 
     /// Where a head of a slot begins.
@@ -106,10 +86,14 @@ pub(super) struct Staged<T> {
 }
 
 impl<T: KvElement> Staged<T> {
-    pub(super) fn new(input: &TileInput<T>) -> Self {
+    /// Room for a chunk of the task's heads, if its caches are to be widened.
+    pub(super) fn new(input: &TileInput<T>) -> Option<Self> {
+        if let Caches::AsIs(_) = input.caches {
+            return None;
+        }
         let len = input.kv_heads.len() * CHUNK_LEN * input.op.shape.head_dim;
         let zeros = || vec![T::of_e4m3(F8E4M3::ZERO); len];
-        Self { k: zeros(), v: zeros() }
+        Some(Self { k: zeros(), v: zeros() })
     }
 
     /// Widens the keys and values of a chunk that some row sees, and gives the input that has them; the chunk then names
@@ -125,10 +109,10 @@ impl<T: KvElement> Staged<T> {
     ) -> TileInput<'a, T> {
         // SAFETY: the condition is the caller's.
         unsafe {
-            match input.narrow {
-                Some(Narrow::E4m3(cache)) => self.widen_heads::<_, R>(&cache, input, chunk),
-                Some(Narrow::Int8(cache)) => self.widen_heads::<_, R>(&cache, input, chunk),
-                None => return input.clone(),
+            match input.caches {
+                Caches::AsIs(_) => return input.clone(),
+                Caches::E4m3(cache) => self.widen_heads::<_, R>(&cache, input, chunk),
+                Caches::Int8(cache) => self.widen_heads::<_, R>(&cache, input, chunk),
             }
         }
         chunk.take_from_first_slots();

@@ -101,6 +101,11 @@ impl Case {
     }
 }
 
+/// Caches of heads of `head_dim` numbers.
+fn as_is<'a, T>(shape: AttentionShape, k: &'a [T], v: &'a [T]) -> Caches<'a, T> {
+    Caches::AsIs(HeadsOfSlots::all(shape.num_kv_heads, shape.head_dim, k, v))
+}
+
 fn shape(num_heads: usize, num_kv_heads: usize, head_dim: usize, block_size: usize) -> AttentionShape {
     AttentionShape { num_heads, num_kv_heads, head_dim, block_size }
 }
@@ -142,7 +147,7 @@ fn check_paths<T: cpu::KvElement>(case: &Case, k: &[T], v: &[T]) {
     case.with_op(&case.whole(), |op, q| {
         let expected = reference::attend(op, q, &widened(k), &widened(v));
         for (name, path) in cpu::available_paths::<T>(case.shape) {
-            let out = cpu::attend_with(op, q, Caches::AsIs { k, v }, &path, 2);
+            let out = cpu::attend_with(op, q, as_is(op.shape, k, v), &path, 2);
             // These round queries and probabilities to bf16.
             let tolerance = if ["avx512_bf16", "amx"].contains(&name) { 4e-3 } else { 2e-5 };
             for (out, expected) in out.iter().zip(&expected) {
@@ -181,11 +186,11 @@ fn check_bits<T: cpu::KvElement>([case, elsewhere]: [&Case; 2], [k, v, other_k, 
     let token_len = shape.num_heads * shape.head_dim;
     for (name, path) in cpu::available_paths::<T>(shape) {
         let run = |parts: &[(usize, u32, u32)], threads: usize| {
-            case.with_op(parts, |op, q| cpu::attend_with(op, q, Caches::AsIs { k, v }, &path, threads))
+            case.with_op(parts, |op, q| cpu::attend_with(op, q, as_is(op.shape, k, v), &path, threads))
         };
         let alone = run(&[(0, 0, len)], 1);
         let both = elsewhere.with_op(&[(1, 0, 77), (0, 0, len)], |op, q| {
-            cpu::attend_with(op, q, Caches::AsIs { k: other_k, v: other_v }, &path, 2)
+            cpu::attend_with(op, q, as_is(op.shape, other_k, other_v), &path, 2)
         });
         assert_eq!(alone, both[77 * token_len..], "{name} {shape:?}");
         for chunk in [1u32, 7, 64, 100] {
@@ -210,7 +215,7 @@ fn few_rows_over_bf16_caches_have_the_bits_of_many() {
         for (name, path) in cpu::available_paths::<bf16>(shape) {
             let run = |first: u32, end: u32| {
                 case.with_op(&[(0, first, end)], |op, q| {
-                    cpu::attend_with(op, q, Caches::AsIs { k: &k, v: &v }, &path, 2)
+                    cpu::attend_with(op, q, as_is(op.shape, &k, &v), &path, 2)
                 })
             };
             let whole = run(0, context);
@@ -241,7 +246,7 @@ fn slots_that_nobody_sees_may_hold_no_numbers() {
             let last = case.context_lens.iter().enumerate().map(|(seq, &len)| (seq, len - 1, len)).collect();
             for parts in [case.whole(), last] {
                 let run = |k: &[bf16], v: &[bf16]| {
-                    case.with_op(&parts, |op, q| cpu::attend_with(op, q, Caches::AsIs { k, v }, &path, 2))
+                    case.with_op(&parts, |op, q| cpu::attend_with(op, q, as_is(op.shape, k, v), &path, 2))
                 };
                 assert_eq!(run(&k, &v), run(&finite_k, &finite_v), "{name} {window:?}");
             }
@@ -253,7 +258,7 @@ fn slots_that_nobody_sees_may_hold_no_numbers() {
 fn dropped_blocks_do_not_show() {
     let mut case = Case::new(shape_of_20b(), Some(128), &[300], 5);
     let run = |case: &Case| {
-        case.with_op(&[(0, 299, 300)], |op, q| cpu::attend(op, q, Caches::AsIs { k: &case.k, v: &case.v }))
+        case.with_op(&[(0, 299, 300)], |op, q| cpu::attend(op, q, as_is(op.shape, &case.k, &case.v)))
     };
     let before = run(&case);
     // Position 299 sees 172 onwards: blocks 0 to 9 may go.
@@ -271,7 +276,7 @@ fn avx2_and_avx512_give_the_same_bits() {
     let outs: Vec<Vec<f32>> = case.with_op(&[(0, 0, 300)], |op, q| {
         fused
             .iter()
-            .map(|(_, path)| cpu::attend_with(op, q, Caches::AsIs { k: &case.k, v: &case.v }, path, 1))
+            .map(|(_, path)| cpu::attend_with(op, q, as_is(op.shape, &case.k, &case.v), path, 1))
             .collect()
     });
     assert!(outs.windows(2).all(|pair| pair[0] == pair[1]));
@@ -286,12 +291,8 @@ fn bf16_caches_are_widened_exactly() {
         let wide = cpu::available_paths::<f32>(case.shape);
         for (name, path) in cpu::available_paths::<bf16>(case.shape) {
             let Some((_, wide)) = wide.iter().find(|(wide, _)| *wide == name) else { continue };
-            let found = cpu::attend_with(op, q, Caches::AsIs { k: &k, v: &v }, &path, 1);
-            assert_eq!(
-                found,
-                cpu::attend_with(op, q, Caches::AsIs { k: &wide_k, v: &wide_v }, wide, 1),
-                "{name}"
-            );
+            let found = cpu::attend_with(op, q, as_is(op.shape, &k, &v), &path, 1);
+            assert_eq!(found, cpu::attend_with(op, q, as_is(op.shape, &wide_k, &wide_v), wide, 1), "{name}");
         }
     });
 }
@@ -305,11 +306,15 @@ fn narrow_caches_give_the_bits_of_what_they_are_widened_to() {
         (shape(12, 4, 32, 5), None),
     ] {
         let case = Case::new(shape, window, &[200, 77], 5);
+        let (dim, len) = (shape.head_dim, int8_heads::head_len(shape.head_dim));
         let codes = [&case.k, &case.v].map(|cache| cache.iter().map(|x| to_e4m3(*x)).collect::<Vec<_>>());
         let wide = codes.each_ref().map(|codes| codes.iter().map(|x| to_bf16(*x)).collect::<Vec<_>>());
-        check_narrow(&case, Caches::E4m3 { k: &codes[0], v: &codes[1] }, &wide);
+        check_narrow(
+            &case,
+            Caches::E4m3(HeadsOfSlots::all(shape.num_kv_heads, dim, &codes[0], &codes[1])),
+            &wide,
+        );
 
-        let (dim, len) = (shape.head_dim, int8_heads::head_len(shape.head_dim));
         let bytes = [&case.k, &case.v].map(|cache| {
             let mut bytes = vec![0; cache.len() / dim * len];
             cache.chunks(dim).zip(bytes.chunks_mut(len)).for_each(|(x, to)| int8_heads::narrow(x, to));
@@ -321,7 +326,11 @@ fn narrow_caches_give_the_bits_of_what_they_are_widened_to() {
             heads.for_each(|(from, to)| int8_heads::widen(from, to, cpu::KvElement::of_f32));
             wide
         });
-        check_narrow(&case, Caches::Int8 { k: &bytes[0], v: &bytes[1] }, &wide);
+        check_narrow(
+            &case,
+            Caches::Int8(HeadsOfSlots::all(shape.num_kv_heads, len, &bytes[0], &bytes[1])),
+            &wide,
+        );
     }
 }
 
@@ -332,7 +341,7 @@ fn check_narrow(case: &Case, narrow: Caches<bf16>, [k, v]: &[Vec<bf16>; 2]) {
         case.with_op(&parts, |op, q| {
             for (name, path) in cpu::available_paths(case.shape) {
                 let run = |caches| cpu::attend_with(op, q, caches, &path, 2);
-                let (found, expected) = (run(narrow), run(Caches::AsIs { k, v }));
+                let (found, expected) = (run(narrow), run(as_is(op.shape, k, v)));
                 assert_eq!(found, expected, "{name} {:?} {:?} {parts:?}", case.shape, case.window);
             }
         });

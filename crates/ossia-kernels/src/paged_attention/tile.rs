@@ -9,7 +9,7 @@ use float8::F8E4M3;
 
 use super::chunk::Chunk;
 use super::cpu::KvElement;
-use super::staged::{HeadsOfSlots, Narrow, Staged};
+use super::staged::{Caches, HeadsOfSlots, Staged};
 use super::sums::{Sums, padded};
 use super::{CHUNK_LEN, PagedAttention, SPAN_LEN};
 use crate::kv_cache::BlockTable;
@@ -20,10 +20,10 @@ pub(super) struct TileInput<'a, T> {
     pub(super) op: PagedAttention<'a>,
     /// All queries, `[n, heads, head_dim]`.
     pub(super) q: &'a [f32],
-    /// All keys and values, or those of a chunk that are widened.
+    /// All keys and values as they are kept.
+    pub(super) caches: Caches<'a, T>,
+    /// The same where they are taken from: the caches, or what a chunk of them is widened to.
     pub(super) cache: HeadsOfSlots<'a, T>,
-    /// Keys and values of which a chunk's are to be widened into `cache`, if they are narrower.
-    pub(super) narrow: Option<Narrow<'a>>,
     pub(super) table: &'a BlockTable,
     /// Key-value heads, one after the other.
     pub(super) kv_heads: Range<usize>,
@@ -93,7 +93,7 @@ pub(super) unsafe fn run<T: KvElement, R: Rows<T>>(input: &TileInput<T>, out: &m
     let spans = input.spans.clone().unwrap_or(first / SPAN_LEN..end.div_ceil(SPAN_LEN));
     let out_len = out.len() / if input.spans.is_some() { spans.len() } else { 1 };
     let mut chunk = Chunk::new(R::padded_rows(input));
-    let mut staged = input.narrow.map(|_| Staged::new(input));
+    let mut staged = Staged::new(input);
     // SAFETY: the condition is the caller's.
     unsafe {
         let mut state = R::new(input);

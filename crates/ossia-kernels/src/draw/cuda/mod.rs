@@ -145,13 +145,13 @@ fn push(words: &mut Vec<u32>, values: impl Iterator<Item = u32>) -> usize {
 }
 
 /// What filters a row: nothing where the most probable token is taken.
-fn filters<'a>(draw: &&'a Draw) -> Option<&'a Filters> {
+fn filters(draw: &Draw) -> Option<&Filters> {
     draw.filters.as_ref().filter(|_| scale(draw.temperature) > 0.0)
 }
 
 /// How far below the largest logit the last one may lie that min_p keeps, as a number of at most 0.
 fn min_logit(draw: &Draw) -> f32 {
-    match filters(&draw) {
+    match filters(draw) {
         Some(filters) if filters.min_p > 0.0 => draw.temperature * filters.min_p.ln(),
         _ => f32::NEG_INFINITY,
     }

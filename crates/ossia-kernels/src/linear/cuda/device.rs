@@ -62,7 +62,7 @@ impl CudaLinear {
                 let scales: Vec<u8> = scales.into_iter().flat_map(f16::to_le_bytes).collect();
                 Weight::Int8 {
                     values: backend.upload(&values, DType::U8, &[rows, cols])?,
-                    double_scales: backend.upload(&scales, DType::F16, &[rows, scales.len() / rows / 2])?,
+                    double_scales: backend.upload(&scales, DType::F16, &[rows, cols.div_ceil(32)])?,
                 }
             }
         };
