@@ -91,7 +91,7 @@ fn draw_from(row: &[f32], draw: &Draw) -> Drawn {
             return Drawn::NothingAllowed;
         };
         match &mut filters {
-            Some(filters) if total(&ranked[..rank]) >= nucleus => uniform = filters.redraws.next(),
+            Some(filters) if total(&ranked[..rank]) >= nucleus => uniform = filters.redraws.next_uniform(),
             _ => return Drawn::Token(ranked[rank] as u32),
         }
         ranked.truncate(rank + 1);

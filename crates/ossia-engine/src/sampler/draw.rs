@@ -22,7 +22,7 @@ fn draw(row: &Row<'_>, params: &SamplingParams, mut uniforms: Uniforms) -> u32 {
     let mut mass = row.mass(params.temperature, filters::cutoff(row, params));
     let nucleus = f64::from(params.top_p) * mass.total;
     loop {
-        let token = row.token_at(&mass, uniforms.next());
+        let token = row.token_at(&mass, uniforms.next_uniform());
         if params.top_p >= 1.0 {
             return token;
         }

@@ -199,7 +199,7 @@ impl SequenceSampler {
         }
         let SamplingParams { temperature, top_k, top_p, min_p, .. } = *params;
         let mut uniforms = Uniforms::new(*seed, num_generated as u64);
-        let uniform = uniforms.next();
+        let uniform = uniforms.next_uniform();
         let filters = params.has_filters().then_some(Filters { top_k, top_p, min_p, redraws: uniforms });
         Some(Draw { temperature, uniform, forbidden, filters })
     }

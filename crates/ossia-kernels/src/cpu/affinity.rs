@@ -150,7 +150,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_pinned_thread_runs_on_its_core_and_its_children_inherit_nothing_else() {
+    fn a_pinned_thread_runs_on_its_core_and_the_others_anywhere() {
         let cores = system::allowed_cores().unwrap();
         let last = *cores.last().unwrap();
         let on_core = std::thread::spawn(move || {

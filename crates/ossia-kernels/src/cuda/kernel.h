@@ -80,28 +80,19 @@ DEVICE uint32_t pack_bf16(float low, float high) {
 #endif
 }
 
-/// Products of two pairs of bf16 numbers, each rounded.
-DEVICE uint32_t multiply_bf16_pairs(uint32_t a, uint32_t b) {
-#ifdef __CUDACC__
-  uint32_t product;
-  // Adding -0 changes no product.
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
-  return product;
-#else
-  return pack_bf16(low_bf16(a) * low_bf16(b), high_bf16(a) * high_bf16(b));
-#endif
-}
-
-/// Sums of two pairs of bf16 numbers, each rounded.
-DEVICE uint32_t add_bf16_pairs(uint32_t a, uint32_t b) {
+/// `a * b + c` of pairs of bf16 numbers, each rounded.
+DEVICE uint32_t multiply_add_bf16_pairs(uint32_t a, uint32_t b, uint32_t c) {
 #ifdef __CUDACC__
   uint32_t sum;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
   return sum;
 #else
-  return pack_bf16(low_bf16(a) + low_bf16(b), high_bf16(a) + high_bf16(b));
+  return pack_bf16(low_bf16(a) * low_bf16(b) + low_bf16(c), high_bf16(a) * high_bf16(b) + high_bf16(c));
 #endif
 }
+/// Products of two pairs: adding -0 changes none. And sums.
+DEVICE uint32_t multiply_bf16_pairs(uint32_t a, uint32_t b) { return multiply_add_bf16_pairs(a, b, 0x80008000u); }
+DEVICE uint32_t add_bf16_pairs(uint32_t a, uint32_t b) { return multiply_add_bf16_pairs(a, 0x3f803f80u, b); }
 
 DEVICE float f16_to_f32(uint16_t x) {
 #ifdef __CUDACC__

@@ -25,8 +25,7 @@ impl Uniforms {
     }
 
     /// A number in [0, 1).
-    #[allow(clippy::should_implement_trait, reason = "there is no end")]
-    pub fn next(&mut self) -> f64 {
+    pub fn next_uniform(&mut self) -> f64 {
         self.state = self.state.wrapping_add(GOLDEN_GAMMA);
         (mix(self.state) >> 11) as f64 / (1u64 << 53) as f64
     }
@@ -44,13 +43,13 @@ mod tests {
     use super::*;
 
     fn first(seed: u64, count: u64) -> f64 {
-        Uniforms::new(seed, count).next()
+        Uniforms::new(seed, count).next_uniform()
     }
 
     #[test]
     fn numbers_spread_over_counts_over_seeds_and_over_draws() {
         let mut uniforms = Uniforms::new(7, 7);
-        let by_draw: Vec<f64> = (0..10_000).map(|_| uniforms.next()).collect();
+        let by_draw: Vec<f64> = (0..10_000).map(|_| uniforms.next_uniform()).collect();
         let by_count: Vec<f64> = (0..10_000).map(|count| first(7, count)).collect();
         let by_seed: Vec<f64> = (0..10_000).map(|seed| first(seed, 0)).collect();
         for numbers in [by_draw, by_count, by_seed] {
@@ -67,7 +66,7 @@ mod tests {
         assert!(zero.iter().all(|u| !one.contains(u)));
         let mut uniforms = Uniforms::new(0, 0);
         assert!((0..100).skip(1).all(|_| {
-            let u = uniforms.next();
+            let u = uniforms.next_uniform();
             !zero[1..].contains(&u)
         }));
     }

@@ -206,31 +206,29 @@ impl CustomOp3 for PagedAttention<'_> {
         v_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let q = contiguous_f32(q, q_layout)?;
-        let range =
-            |layout: &Layout| layout.start_offset()..layout.start_offset() + layout.shape().elem_count();
-        let (k_range, v_range) = (range(k_layout), range(v_layout));
-        let (num_kv_heads, head_dim) = (self.shape.num_kv_heads, self.shape.head_dim);
         let out = match (k_cache, v_cache) {
             (CpuStorage::F32(k), CpuStorage::F32(v)) => {
-                let all = HeadsOfSlots::all(num_kv_heads, head_dim, &k[k_range], &v[v_range]);
-                cpu::attend(self, q, Caches::AsIs(all))
+                cpu::attend(self, q, Caches::AsIs(heads(k, k_layout, v, v_layout)))
             }
             (CpuStorage::BF16(k), CpuStorage::BF16(v)) => {
-                let all = HeadsOfSlots::all(num_kv_heads, head_dim, &k[k_range], &v[v_range]);
-                cpu::attend(self, q, Caches::AsIs(all))
+                cpu::attend(self, q, Caches::AsIs(heads(k, k_layout, v, v_layout)))
             }
             (CpuStorage::F8E4M3(k), CpuStorage::F8E4M3(v)) => {
-                let all = HeadsOfSlots::all(num_kv_heads, head_dim, &k[k_range], &v[v_range]);
-                cpu::attend::<bf16>(self, q, Caches::E4m3(all))
+                cpu::attend::<bf16>(self, q, Caches::E4m3(heads(k, k_layout, v, v_layout)))
             }
             (CpuStorage::U8(k), CpuStorage::U8(v)) => {
-                let head_len = CacheType::Int8.head_len(head_dim);
-                let all = HeadsOfSlots::all(num_kv_heads, head_len, &k[k_range], &v[v_range]);
-                cpu::attend::<bf16>(self, q, Caches::Int8(all))
+                cpu::attend::<bf16>(self, q, Caches::Int8(heads(k, k_layout, v, v_layout)))
             }
             _ => bail!("paged_attention: the caches must be of one type"),
         };
         let shape = Shape::from((q_layout.dims()[0], self.shape.num_heads * self.shape.head_dim));
         Ok((CpuStorage::F32(out), shape))
     }
+}
+
+/// The heads of two caches, which are contiguous and of the same shape `[num_blocks, block_size, kv_heads, head_len]`.
+fn heads<'a, T>(k: &'a [T], k_layout: &Layout, v: &'a [T], v_layout: &Layout) -> HeadsOfSlots<'a, T> {
+    let range = |layout: &Layout| layout.start_offset()..layout.start_offset() + layout.shape().elem_count();
+    let (num_kv_heads, head_len) = (k_layout.dims()[2], k_layout.dims()[3]);
+    HeadsOfSlots::all(num_kv_heads, head_len, &k[range(k_layout)], &v[range(v_layout)])
 }

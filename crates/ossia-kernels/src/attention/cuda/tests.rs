@@ -10,6 +10,7 @@ use super::super::test_case::{BLOCK_SIZE, Case, spec};
 use super::super::words::At;
 use super::*;
 use crate::check::Random;
+use crate::fp8;
 use crate::gpu::Grid;
 use crate::gpu::twin::{Output, Twin, input};
 
@@ -180,15 +181,15 @@ fn every_code_of_fp8_is_kept_and_widened() {
         spec.sinks.fill(-1e30);
         // One token alone and four together, which other kernels take.
         let mut case = Case::new(spec, &[(1, 1), (4, 4)], random);
-        case.v = codes.clone().cycle().take(case.v.len()).map(|code| code.to_f32()).collect();
+        // Exact in the first token, then on their way to the next code and past the largest one.
+        let factors = [1.0, 1.04, 1.0625, 1.09, 1000.0].into_iter().flat_map(|x| [x; 256]);
+        case.v = codes.clone().cycle().zip(factors).map(|(code, factor)| code.to_f32() * factor).collect();
         let [k, v] = [&case.k_cache, &case.v_cache].map(|cache| narrowed(cache));
         let out = run(&case, &k, &v).0;
-        for (found, code) in out.iter().zip(codes.clone().cycle()) {
-            let expected = code.to_f32();
-            assert!(
-                *found == expected || found.is_nan() && expected.is_nan(),
-                "{code:?}: {found} {expected}"
-            );
+        assert_eq!(out.len(), case.v.len());
+        for (found, x) in out.iter().zip(&case.v) {
+            let expected = fp8::to_bf16(fp8::to_e4m3(*x)).to_f32();
+            assert!(*found == expected || found.is_nan() && expected.is_nan(), "{x}: {found} {expected}");
         }
     }
 }

@@ -127,7 +127,7 @@ fn the_ends_of_the_range_are_tokens_and_what_is_impossible_is_not() {
 
 fn filtered(temperature: f32, top_k: u32, top_p: f32, min_p: f32, redraws: Uniforms) -> Draw {
     let mut redraws = redraws;
-    let uniform = redraws.next();
+    let uniform = redraws.next_uniform();
     let filters = Some(Filters { top_k, top_p, min_p, redraws });
     Draw { temperature, uniform, forbidden: vec![], filters }
 }
@@ -174,7 +174,7 @@ fn expected_filtered(logits: &[f32], draw: &Draw) -> Option<u32> {
             return token;
         }
         ranked.truncate(rank + 1);
-        uniform = redraws.next();
+        uniform = redraws.next_uniform();
     }
 }
 
