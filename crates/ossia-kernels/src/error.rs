@@ -58,6 +58,15 @@ pub enum KernelError {
         /// Name of the path.
         isa: &'static str,
     },
+    /// The ranks of a model cannot be connected, or cannot reach each other.
+    #[error("tensor parallelism: {message}")]
+    Ranks {
+        /// What is wrong.
+        message: String,
+    },
+    /// A rank of the model failed, and this one waited for it.
+    #[error("tensor parallelism: another rank gave up")]
+    GaveUp,
     /// candle refused.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

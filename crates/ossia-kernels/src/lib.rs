@@ -3,6 +3,7 @@
 mod attention;
 mod backend;
 mod check;
+mod collective;
 mod compute_type;
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -32,6 +33,7 @@ mod weight;
 pub use attention::{Attention, AttentionBatch, AttentionSpec, CosSin, LayerCache, Qkv};
 pub use backend::Backend;
 pub use check::{CheckShapes, OpCheck, check_ops};
+pub use collective::Communicator;
 pub use compute_type::ComputeType;
 pub use cpu::{
     Isa, ask_for_huge_pages, interleave_memory, keep_freed_memory, measure_read_speed, num_threads,

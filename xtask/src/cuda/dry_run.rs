@@ -1,5 +1,5 @@
 //! The CUDA host code on a machine without a GPU: linked with the lazy archives, given a driver that runs our kernels' CPU
-//! twins (`ossia-kernels/src/cuda/fake_driver.cc`), and held against the CPU kernels by the tests that a GPU runs too.
+//! twins (`ossia-kernels/src/cuda/fake_driver.cc`, and NVIDIA's NCCL in `fake_nccl.cc`), and held against the CPU kernels by the tests that a GPU runs too.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,8 +11,8 @@ use anyhow::Result;
 use super::{CUDA_VERSION, lazy, link, stand_in};
 use crate::{command, sources};
 
-/// What a device is opened with.
-const LIBRARIES: [&str; 3] = ["libcuda.so.1", "libcublas.so.13", "libcurand.so.10"];
+/// What devices are opened and connected with.
+const LIBRARIES: [&str; 4] = ["libcuda.so.1", "libcublas.so.13", "libcurand.so.10", "libnccl.so.2"];
 
 /// Builds with our kernels' twins in place of machine code and runs the tests that need a CUDA device. They are built
 /// without optimisation: what is computed is computed by the twins.
@@ -41,9 +41,10 @@ pub(crate) fn run() -> Result<()> {
 
 /// One file under the names of all libraries.
 fn driver(dir: &Path) -> Result<()> {
-    let source = command::root().join("crates/ossia-kernels/src/cuda/fake_driver.cc");
+    let sources = ["fake_driver.cc", "fake_nccl.cc"]
+        .map(|name| command::root().join("crates/ossia-kernels/src/cuda").join(name));
     let library = dir.join("libfake.so");
     let flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra"];
-    command::run(Command::new("c++").args(flags).arg(source).arg("-o").arg(&library))?;
+    command::run(Command::new("c++").args(flags).args(sources).arg("-o").arg(&library))?;
     LIBRARIES.iter().try_for_each(|name| link(&library, &dir.join(name)))
 }

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -38,6 +38,7 @@ const LIBRARIES: &[Library] = &[
         missing: 1,
     },
     Library { bindings: "curand", name: "curand", files: &["libcurand.so.10"], missing: 203 },
+    Library { bindings: "nccl", name: "nccl", files: &["libnccl.so.2"], missing: 2 },
     Library { bindings: "nvrtc", name: "nvrtc", files: &["libnvrtc.so.13", "libnvrtc.so.12"], missing: 11 },
 ];
 
@@ -52,6 +53,11 @@ pub(super) fn write_archives(cudarc: &Path, out: &Path) -> Result<()> {
         library.write_archive(&functions, out)?;
     }
     Ok(())
+}
+
+/// Whether all archives are in `dir`.
+pub(super) fn are_written(dir: &Path) -> bool {
+    LIBRARIES.iter().all(|library| library.archive(dir).exists())
 }
 
 /// Names of the functions in `extern "C"` blocks, each once.
@@ -69,6 +75,10 @@ fn functions(bindings: &str) -> Vec<&str> {
 }
 
 impl Library {
+    fn archive(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("lib{}.a", self.name))
+    }
+
     fn write_archive(&self, functions: &[&str], out: &Path) -> Result<()> {
         let stem = format!("lazy_{}", self.name);
         fs::write(out.join(format!("{stem}.c")), self.resolver(functions))?;
@@ -81,7 +91,7 @@ impl Library {
             )?;
             objects.push(object);
         }
-        let archive = out.join(format!("lib{}.a", self.name));
+        let archive = self.archive(out);
         if archive.exists() {
             fs::remove_file(&archive)?;
         }

@@ -59,9 +59,9 @@ pub(crate) fn lay_out(home: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lays the toolkit out unless it is there.
+/// Lays the toolkit out unless it is there, with an archive of each library.
 pub(crate) fn lay_out_once(home: &Path) -> Result<()> {
-    match home.join("lib64/libcuda.a").exists() {
+    match lazy::are_written(&home.join("lib64")) {
         true => Ok(()),
         false => lay_out(home),
     }

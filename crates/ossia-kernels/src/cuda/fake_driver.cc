@@ -1,4 +1,4 @@
-// A CUDA driver for one process on a machine without a GPU, for `cargo xtask cuda-dry-run`: device memory is the
+// A CUDA driver with two devices for one process on a machine without a GPU, for `cargo xtask cuda-dry-run`: device memory is the
 // machine's, a stream does each thing at once, and a module is a shared object with the CPU twins of our kernels. So the
 // host code that serves a GPU runs as it is, and its results can be checked. Every allocation ends at a page that nobody
 // may touch, is filled with NaN, and must be freed with the context; candle's own kernels are refused by name.
@@ -58,9 +58,10 @@ struct Module {
 std::mutex mutex;
 std::map<uint64_t, Allocation> allocations;
 size_t used_bytes;
-void *current_context;
-Graph *recording;  // what the one stream's calls go to, if not null
-int one;  // what handles point to that nobody looks into
+thread_local void *current_context;
+thread_local Graph *recording;  // what this thread's calls go to, if not null
+constexpr int NUM_DEVICES = 2;
+int contexts[NUM_DEVICES], one;  // what handles point to that nobody looks into
 
 Code allocate(uint64_t *address, size_t bytes) {
   if (bytes == 0) return INVALID_VALUE;
@@ -97,6 +98,13 @@ Code release(uint64_t address) {
   return SUCCESS;
 }
 
+/// Runs a kernel's twin, one at a time: its threads are fibers that share what a block has.
+Code run(const Function *function, const void *args, const unsigned *grid, unsigned threads) {
+  static std::mutex running;
+  std::lock_guard<std::mutex> lock(running);
+  return function->run(args, grid[0], grid[1], grid[2], threads) == 0 ? SUCCESS : INVALID_VALUE;
+}
+
 /// Whether `bytes` from `address` on lie in one allocation.
 bool is_inside(uint64_t address, size_t bytes) {
   std::lock_guard<std::mutex> lock(mutex);
@@ -118,9 +126,13 @@ size_t object_bytes(const unsigned char *image) {
 
 }  // namespace
 
+bool is_device_memory(uint64_t address, size_t bytes) { return is_inside(address, bytes); }
+
 EXPORT Code cuInit(unsigned) { return SUCCESS; }
-EXPORT Code cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
-EXPORT Code cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal == 0 ? SUCCESS : INVALID_DEVICE; }
+EXPORT Code cuDeviceGetCount(int *count) { return *count = NUM_DEVICES, SUCCESS; }
+EXPORT Code cuDeviceGet(int *device, int ordinal) {
+  return *device = ordinal, ordinal < NUM_DEVICES ? SUCCESS : INVALID_DEVICE;
+}
 EXPORT Code cuDeviceGetName(char *name, int len, int) { return snprintf(name, len, "fake"), SUCCESS; }
 EXPORT Code cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = TOTAL_BYTES, SUCCESS; }
 /// Compute capability 8.0, memory pools, four multiprocessors and nothing else.
@@ -128,7 +140,7 @@ EXPORT Code cuDeviceGetAttribute(int *value, int attribute, int) {
   *value = attribute == 75 ? 8 : attribute == 115 ? 1 : attribute == 16 ? 4 : 0;
   return SUCCESS;
 }
-EXPORT Code cuDevicePrimaryCtxRetain(void **context, int) { return *context = &one, SUCCESS; }
+EXPORT Code cuDevicePrimaryCtxRetain(void **context, int device) { return *context = &contexts[device], SUCCESS; }
 EXPORT Code cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 EXPORT Code cuCtxGetCurrent(void **context) { return *context = current_context, SUCCESS; }
 EXPORT Code cuCtxSetCurrent(void *context) { return current_context = context, SUCCESS; }
@@ -228,14 +240,15 @@ EXPORT Code cuLaunchKernelEx(const LaunchConfig *config, Function *function, voi
     recording->nodes.push_back({function, {bytes, bytes + MAX_ARGS_BYTES}, {x, y, z}, threads, 0, 0, 0});
     return SUCCESS;
   }
-  return function->run(args[0], x, y, z, threads) == 0 ? SUCCESS : INVALID_VALUE;
+  const unsigned grid[3] = {x, y, z};
+  return run(function, args[0], grid, threads);
 }
 EXPORT Code cuGraphLaunch(Graph *graph, void *) {
   for (const Node &node : graph->nodes) {
     if (!node.function)
       memmove(reinterpret_cast<void *>(node.to), reinterpret_cast<const void *>(node.from), node.bytes);
-    else if (node.function->run(node.args.data(), node.grid[0], node.grid[1], node.grid[2], node.threads) != 0)
-      return INVALID_VALUE;
+    else if (const Code code = run(node.function, node.args.data(), node.grid, node.threads); code != SUCCESS)
+      return code;
   }
   return SUCCESS;
 }

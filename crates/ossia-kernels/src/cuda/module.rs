@@ -130,6 +130,16 @@ impl Kernels {
         Ok(launched.result().w()?)
     }
 
+    /// Which of the machine's devices it is.
+    pub(crate) fn ordinal(&self) -> usize {
+        self.stream.context().ordinal()
+    }
+
+    /// The stream on which everything of this device is done in order.
+    pub(crate) fn cu_stream(&self) -> sys::CUstream {
+        self.stream.cu_stream()
+    }
+
     /// Multiprocessors of the device.
     pub(crate) fn multiprocessors(&self) -> usize {
         self.multiprocessors

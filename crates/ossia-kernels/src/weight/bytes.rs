@@ -44,6 +44,15 @@ impl WeightBytes {
         &all[self.range.clone()]
     }
 
+    /// A range of these bytes, which it shares; `None` if it runs past their end.
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        if range.start > range.end || range.end > self.range.len() {
+            return None;
+        }
+        let range = self.range.start + range.start..self.range.start + range.end;
+        Some(Self { storage: self.storage.clone(), range })
+    }
+
     /// Gives the memory of mapped bytes back to the system. Nobody should read them afterwards: those of a file are read
     /// again, others are zero.
     pub(crate) fn release(&self) {
@@ -86,11 +95,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clones_share_the_bytes() {
+    #[allow(clippy::unwrap_used)]
+    fn clones_and_slices_share_the_bytes() {
         let bytes = WeightBytes::owned(vec![1, 2, 3]);
         let other = bytes.clone();
         assert_eq!(bytes.as_slice().as_ptr(), other.as_slice().as_ptr());
         assert_eq!(other.as_slice(), [1, 2, 3]);
+        let end = bytes.slice(1..3).unwrap();
+        assert_eq!(end.slice(1..2).unwrap().as_slice().as_ptr(), &raw const bytes.as_slice()[2]);
+        assert!(end.slice(1..3).is_none());
     }
 
     #[test]
