@@ -1,11 +1,13 @@
 //! The memory of keys and values: one pool of blocks for all layers.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candle_core::{Device, Tensor};
 use ossia_kernels::{CacheType, write_kv};
 
 use crate::config::{GptOssConfig, LayerType};
 use crate::model::Passes;
-use crate::{ForwardBatch, ModelError};
+use crate::{ForwardBatch, ModelError, ModelOptions};
 
 /// Keys and values of everything computed so far, in blocks of `block_size` tokens.
 ///
@@ -22,23 +24,39 @@ pub struct KvCache {
     block_size: usize,
     /// What passes over it keep on the device.
     pub(crate) passes: Passes,
+    /// Those of the other ranks, which hold their own heads.
+    pub(crate) peers: Vec<Arc<Mutex<KvCache>>>,
 }
 
 impl KvCache {
-    /// Allocates the pool.
+    /// Allocates the pool, with the heads of each rank on its device.
     pub(crate) fn new(
         config: &GptOssConfig,
-        cache: CacheType,
+        options: &ModelOptions,
+        num_blocks: usize,
+        block_size: usize,
+    ) -> Result<Self, ModelError> {
+        let of_rank = |device: &Device| Self::of_rank(config, options, device, num_blocks, block_size);
+        let peers = options.peers.iter().map(|backend| Ok(Arc::new(Mutex::new(of_rank(backend.device())?))));
+        Ok(Self { peers: peers.collect::<Result<_, ModelError>>()?, ..of_rank(options.backend.device())? })
+    }
+
+    fn of_rank(
+        config: &GptOssConfig,
+        options: &ModelOptions,
         device: &Device,
         num_blocks: usize,
         block_size: usize,
     ) -> Result<Self, ModelError> {
-        let shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim);
+        let cache = options.cache_type();
+        let kv_heads = config.num_key_value_heads / options.num_ranks();
+        let shape = (num_blocks, block_size, kv_heads, config.head_dim);
         let zeros = || cache.zeros(shape, device);
         let layers =
             (0..num_layers(config)).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_, ModelError>>()?;
         let head_dim = config.head_dim;
-        Ok(Self { layers, cache, head_dim, num_blocks, block_size, passes: Passes::default() })
+        let (passes, peers) = (Passes::default(), Vec::new());
+        Ok(Self { layers, cache, head_dim, num_blocks, block_size, passes, peers })
     }
 
     /// Blocks of the pool.
@@ -71,6 +89,9 @@ impl KvCache {
                 v_cache.slice_set(&block, 0, block_idx)?;
             }
         }
+        for peer in &self.peers {
+            peer.lock().unwrap_or_else(PoisonError::into_inner).fill_for_measurement()?;
+        }
         Ok(())
     }
 
@@ -85,8 +106,14 @@ impl KvCache {
         }
     }
 
-    /// Checks that a batch names only blocks of this pool.
-    pub(crate) fn validate(&self, batch: &ForwardBatch) -> Result<(), ModelError> {
+    /// Checks that it is the cache of so many ranks, and that a batch names only blocks of this pool.
+    pub(crate) fn validate(&self, batch: &ForwardBatch, num_ranks: usize) -> Result<(), ModelError> {
+        if self.peers.len() + 1 != num_ranks {
+            return Err(ModelError::Batch {
+                field: "kv".to_owned(),
+                message: format!("is a cache of {} ranks, made for another model", self.peers.len() + 1),
+            });
+        }
         let num_slots = self.num_blocks * self.block_size;
         for (group, metadata) in [("full", &batch.full), ("sliding", &batch.sliding)] {
             if let Some(slot) = metadata.slot_mapping.iter().find(|&&slot| slot as usize >= num_slots) {

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Driver, Sequence, logits_of, parity_dir};
-use ossia_model::{CacheType, ComputeType, DenseWeights, GptOss, GptOssConfig, ModelOptions};
+use ossia_model::{Backend, CacheType, ComputeType, DenseWeights, GptOss, GptOssConfig, ModelOptions};
 
 const PROMPT_LEN: usize = 200;
 
@@ -29,6 +29,10 @@ fn for_each_model(check: impl Fn(&GptOss)) {
     for name in ["tiny", "uneven"] {
         let exact = ModelOptions { compute: ComputeType::F32, ..ModelOptions::default() };
         let dense = |dense_weights| ModelOptions { dense_weights, ..ModelOptions::default() };
+        let cut = ModelOptions {
+            peers: vec![Backend::cpu(); if name == "tiny" { 1 } else { 2 }],
+            ..ModelOptions::default()
+        };
         let cache = |cache| ModelOptions { kv_cache: Some(cache), ..ModelOptions::default() };
         for options in [
             exact,
@@ -37,6 +41,7 @@ fn for_each_model(check: impl Fn(&GptOss)) {
             dense(DenseWeights::Int10),
             cache(CacheType::Fp8),
             cache(CacheType::Int8),
+            cut,
         ] {
             check(&model(name, &options));
         }

@@ -152,6 +152,41 @@ fn a_larger_batch_between_replays_does_no_harm() {
     assert!(run(true) == run(false));
 }
 
+/// Two ranks, each with our kernels on a device of its own, connected by NCCL; passes of several rows gather their logits row by row.
+#[test]
+#[ignore = "needs two CUDA devices, or cargo xtask cuda-dry-run"]
+fn ranks_on_two_devices() {
+    let config = || GptOssConfig::from_file(&parity_dir().join("configs/tiny.json")).unwrap();
+    let second = Backend::new(&Device::new_cuda_with_stream(1).unwrap(), ComputeType::Bf16).unwrap();
+    let load = |options: &ModelOptions| {
+        let on_device = options.backend.device().is_cuda();
+        let peers = if on_device { vec![second.clone()] } else { vec![] };
+        GptOss::dummy(config(), 1, &ModelOptions { peers, ..options.clone() }).unwrap()
+    };
+    for chunk in [1, 8] {
+        let error = error(load, &ModelOptions::default(), chunk);
+        eprintln!("two ranks, {chunk} tokens a pass: {error:.2e}");
+        assert!(error < 0.02, "{chunk} tokens a pass: {error}");
+    }
+    // Tokens are drawn where all logits are: here of the second of two sequences that are the same.
+    let model = load(&ModelOptions { backend: backend(), ..ModelOptions::default() });
+    let mut kv = model.allocate_kv_cache(8, 16).unwrap();
+    let draw = Draw { temperature: 0.0, uniform: 0.0, forbidden: vec![], filters: None };
+    let batch = ForwardBatch {
+        logits_indices: vec![0],
+        draws: vec![TokenDraw { row: 1, draw }],
+        ..decode_batch(&[7; 2], 0)
+    };
+    let logits = model.forward(&batch, &mut kv).unwrap();
+    let row = logits.row(0);
+    let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+    assert_eq!(logits.drawn(), [Drawn::Token(best as u32)]);
+    // A device that is both ranks is none of NCCL's.
+    let same = ModelOptions { backend: backend(), peers: vec![backend()], ..ModelOptions::default() };
+    let error = GptOss::dummy(config(), 1, &same).err().unwrap().to_string();
+    assert!(error.contains("NCCL does not connect CUDA devices [0, 0]"), "{error}");
+}
+
 #[test]
 #[ignore = "needs a CUDA device, or cargo xtask cuda-dry-run"]
 fn trained_weights() {

@@ -20,6 +20,7 @@ const OPTIONS: ModelOptions = ModelOptions {
     compute: ComputeType::F32,
     dense_weights: DenseWeights::AsStored,
     backend: Backend::cpu(),
+    peers: Vec::new(),
     cpu_moe: 0,
     kv_cache: None,
     weight_access: WeightAccess::Mapped,
@@ -223,6 +224,9 @@ fn bf16_experts_give_what_mxfp4_experts_give() {
         }
     });
     assert_close(&logits_of(&load(bf16.path()).unwrap(), &IDS, 9), &expected, 1e-5);
+    let two_ranks = ModelOptions { peers: vec![Backend::cpu()], ..OPTIONS };
+    let cut = GptOss::load(bf16.path(), &two_ranks, &mut |_| {}).unwrap();
+    assert_close(&logits_of(&cut, &IDS, 9), &expected, 1e-5);
 }
 
 #[test]

@@ -6,9 +6,9 @@ use super::attention::Attention;
 use super::mlp::Mlp;
 use super::norm::load_norm;
 use super::residual::ResidualStream;
-use super::{AttentionBatches, ModelOptions};
+use super::{AttentionBatches, Shard};
 use crate::weights::Loader;
-use crate::{GptOssConfig, KvCache, ModelError};
+use crate::{KvCache, ModelError};
 
 pub(super) struct DecoderLayer {
     input_layernorm: RmsNorm,
@@ -18,21 +18,15 @@ pub(super) struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    pub(super) fn load(
-        config: &GptOssConfig,
-        options: &ModelOptions,
-        layer_idx: usize,
-        loader: &mut Loader,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn load(shard: &Shard, layer_idx: usize, loader: &mut Loader) -> Result<Self, ModelError> {
         let prefix = format!("model.layers.{layer_idx}");
-        let norm = |name: &str, loader: &mut Loader| {
-            load_norm(config, options, &format!("{prefix}.{name}.weight"), loader)
-        };
+        let norm =
+            |name: &str, loader: &mut Loader| load_norm(shard, &format!("{prefix}.{name}.weight"), loader);
         Ok(Self {
             input_layernorm: norm("input_layernorm", loader)?,
-            self_attn: Attention::load(config, options, layer_idx, loader)?,
+            self_attn: Attention::load(shard, layer_idx, loader)?,
             post_attention_layernorm: norm("post_attention_layernorm", loader)?,
-            mlp: Mlp::load(config, options, layer_idx, loader)?,
+            mlp: Mlp::load(shard, layer_idx, loader)?,
         })
     }
 

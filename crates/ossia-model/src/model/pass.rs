@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use ossia_kernels::{AttentionBatch, AttentionMetadata, CosSin, DeviceInput, Recordings, TokenIds};
 
-use super::GptOss;
+use super::rank::Rank;
 use super::residual::ResidualStream;
 use crate::{ForwardBatch, KvCache, KvMetadata, Logits, ModelError};
 
@@ -58,7 +58,7 @@ impl Rows {
     }
 }
 
-impl GptOss {
+impl Rank {
     /// Places what the pass reads on the device, computes or replays, and fetches the logits or draws.
     pub(super) fn run(
         &self,
@@ -88,7 +88,10 @@ impl GptOss {
             Some(key) => recordings.run(backend, key, compute)?,
             None => compute()?,
         };
-        self.fetch(batch, &rows, &logits, out, draws)
+        match self.is_first() {
+            true => self.fetch(batch, &rows, &logits, out, draws),
+            false => Ok(()),
+        }
     }
 
     /// Copies the rows of logits that are wanted into `out` and draws where a token is.
@@ -129,7 +132,11 @@ impl GptOss {
     /// Final norm and lm_head, only for the rows wanted: `[rows, vocab]`.
     fn logits(&self, stream: ResidualStream, rows: &[u32]) -> Result<Tensor, ModelError> {
         let hidden_states = stream.select(rows)?.normalized(&self.norm)?; // [rows, hidden]
-        Ok(self.lm_head.forward(&hidden_states)?)
+        let logits = self.lm_head.forward(&hidden_states)?; // [rows, vocab] or this rank's columns of it
+        match self.lm_head_is_cut {
+            true => Ok(self.communicator.all_gather(logits)?),
+            false => Ok(logits),
+        }
     }
 
     /// What tells apart passes that launch something else, for passes that come again: one token for each of a number of
@@ -137,7 +144,8 @@ impl GptOss {
     fn recording_key(&self, batch: &ForwardBatch, inputs: &Inputs, rows: &Rows) -> Option<Vec<u64>> {
         let num_tokens = batch.num_tokens();
         let decodes = batch.cu_seqlens_q.len() == num_tokens + 1 && num_tokens <= MAX_RECORDED_TOKENS;
-        if !decodes || !rows.are_all || self.options.cpu_moe > 0 {
+        let is_alone = self.communicator.size() == 1;
+        if !decodes || !rows.are_all || self.options.cpu_moe > 0 || !is_alone {
             return None;
         }
         let AttentionBatches { full, sliding } = &inputs.batches;

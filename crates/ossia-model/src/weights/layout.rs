@@ -3,7 +3,7 @@
 use crate::{GptOssConfig, ModelError};
 
 /// Values of an MXFP4 block that share a scale.
-pub(super) const MXFP4_BLOCK: usize = 32;
+pub(crate) const MXFP4_BLOCK: usize = 32;
 
 /// One tensor of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,8 +8,9 @@ use half::{bf16, f16};
 use ossia_kernels::{ExpertWeights, Matrix, WeightBytes};
 use rayon::prelude::*;
 
+use super::extent;
 use super::layout::MXFP4_BLOCK;
-use super::{LoadProgress, RawTensor, WeightSource};
+use super::{Extent, LoadProgress, RawTensor, WeightSource};
 use crate::ModelError;
 
 /// Types that dense weights may have.
@@ -22,22 +23,32 @@ const PROGRESS_BYTES: usize = 256 << 20;
 pub(crate) struct Loader<'a> {
     source: &'a dyn WeightSource,
     progress: &'a mut dyn FnMut(LoadProgress),
+    /// Of the tensors done with, whole.
+    seen_bytes: u64,
+    /// Of the parts of them that were asked for.
     loaded_bytes: u64,
 }
 
 impl<'a> Loader<'a> {
     /// A loader that reports to `progress`.
     pub(crate) fn new(source: &'a dyn WeightSource, progress: &'a mut dyn FnMut(LoadProgress)) -> Self {
-        Self { source, progress, loaded_bytes: 0 }
+        Self { source, progress, seen_bytes: 0, loaded_bytes: 0 }
     }
 
-    /// Bytes of the tensors taken so far, as stored.
+    /// Bytes of what was taken so far, as stored.
     pub(crate) fn loaded_bytes(&self) -> u64 {
         self.loaded_bytes
     }
 
     /// A dense matrix `[rows, cols]`: bf16 and f32 stay where they are, f16 becomes f32.
-    pub(crate) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Arc<Matrix>, ModelError> {
+    pub(crate) fn matrix(
+        &mut self,
+        name: &str,
+        rows: impl Into<Extent>,
+        cols: impl Into<Extent>,
+    ) -> Result<Arc<Matrix>, ModelError> {
+        let (rows, cols) = (rows.into(), cols.into());
+        let (num_rows, num_cols) = (rows.len(), cols.len());
         let raw = self.take(name, DENSE, &[rows, cols])?;
         let (bytes, dtype) = match raw.dtype.as_str() {
             "BF16" => (raw.bytes, DType::BF16),
@@ -47,12 +58,16 @@ impl<'a> Loader<'a> {
                 (WeightBytes::owned(widened), DType::F32)
             }
         };
-        Ok(Arc::new(Matrix::new(bytes, dtype, rows, cols)?))
+        Ok(Arc::new(Matrix::new(bytes, dtype, num_rows, num_cols)?))
     }
 
     /// A small dense tensor as f32, flattened.
-    pub(crate) fn vector(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        Ok(to_f32(&self.take(name, DENSE, shape)?))
+    pub(crate) fn vector<const N: usize>(
+        &mut self,
+        name: &str,
+        shape: [impl Into<Extent>; N],
+    ) -> Result<Vec<f32>, ModelError> {
+        Ok(to_f32(&self.take(name, DENSE, &shape.map(Into::into))?))
     }
 
     /// Expert matrices `[num_experts, rows, cols]`: MXFP4 (`{name}_blocks`, `{name}_scales`) or, as bf16
@@ -61,24 +76,27 @@ impl<'a> Loader<'a> {
         &mut self,
         name: &str,
         num_experts: usize,
-        rows: usize,
-        cols: usize,
+        rows: impl Into<Extent>,
+        cols: impl Into<Extent>,
     ) -> Result<ExpertWeights, ModelError> {
+        let (experts, rows, cols) = (Extent::from(num_experts), rows.into(), cols.into());
+        let (num_rows, num_cols) = (rows.len(), cols.len());
         let blocks = format!("{name}_blocks");
         if self.source.tensor(name)?.is_some() && self.source.tensor(&blocks)?.is_none() {
-            let raw = self.take(name, &["BF16"], &[num_experts, cols, rows])?;
-            return Ok(ExpertWeights::bf16(raw.bytes, num_experts, rows, cols)?);
+            let raw = self.take(name, &["BF16"], &[experts, cols, rows])?;
+            return Ok(ExpertWeights::bf16(raw.bytes, num_experts, num_rows, num_cols)?);
         }
-        let shape = [num_experts, rows, cols.div_ceil(MXFP4_BLOCK), MXFP4_BLOCK / 2];
+        let shape = [experts, rows, cols.in_blocks(MXFP4_BLOCK), Extent::from(MXFP4_BLOCK / 2)];
         let blocks = self.take(&blocks, &["U8"], &shape)?;
         let scales = self.take(&format!("{name}_scales"), &["U8"], &shape[..3])?;
-        Ok(ExpertWeights::mxfp4(blocks.bytes, scales.bytes, num_experts, rows, cols)?)
+        Ok(ExpertWeights::mxfp4(blocks.bytes, scales.bytes, num_experts, num_rows, num_cols)?)
     }
 
-    /// The tensor, if it is as expected; its pages are in memory afterwards.
-    fn take(&mut self, name: &str, dtypes: &[&str], shape: &[usize]) -> Result<RawTensor, ModelError> {
+    /// The part of a tensor that `dims` ask for, if the whole is as expected; its pages are in memory afterwards.
+    fn take(&mut self, name: &str, dtypes: &[&str], dims: &[Extent]) -> Result<RawTensor, ModelError> {
+        let shape: Vec<usize> = dims.iter().map(Extent::size).collect();
         let expected = || format!("{} {shape:?}", dtypes.join(" or "));
-        let Some(raw) = self.source.tensor(name)? else {
+        let Some(mut raw) = self.source.tensor(name)? else {
             let path = self.source.place_of(name);
             return Err(ModelError::MissingTensor { tensor: name.to_owned(), path, expected: expected() });
         };
@@ -90,13 +108,31 @@ impl<'a> Loader<'a> {
                 path: raw.path,
             });
         }
+        let whole_bytes = raw.bytes.len();
+        let element_bytes = match raw.dtype.as_str() {
+            "F32" => 4,
+            "BF16" | "F16" => 2,
+            _ => 1,
+        };
+        // Fewer bytes than the shape says are left to the check of whoever takes them.
+        if let Some(part) = extent::take(&raw.bytes, dims, element_bytes) {
+            raw.bytes = part;
+            raw.shape = dims.iter().map(Extent::len).collect();
+        }
         for chunk in raw.bytes.as_slice().chunks(PROGRESS_BYTES) {
             touch(chunk);
             self.loaded_bytes += chunk.len() as u64;
-            let total_bytes = self.source.total_bytes();
-            (self.progress)(LoadProgress { loaded_bytes: self.loaded_bytes, total_bytes });
+            self.report(chunk.len());
         }
+        self.report(whole_bytes - raw.bytes.len());
         Ok(raw)
+    }
+
+    /// Says that so many more bytes are done with.
+    fn report(&mut self, bytes: usize) {
+        self.seen_bytes += bytes as u64;
+        let total_bytes = self.source.total_bytes();
+        (self.progress)(LoadProgress { loaded_bytes: self.seen_bytes, total_bytes });
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod damage;
 mod dummy;
+mod extent;
 mod layout;
 mod loader;
 mod safetensors;
@@ -14,6 +15,8 @@ use ossia_kernels::WeightBytes;
 
 pub use damage::{DamagedTensor, find_damage};
 pub(crate) use dummy::DummyWeights;
+pub(crate) use extent::Extent;
+pub(crate) use layout::MXFP4_BLOCK;
 pub(crate) use loader::Loader;
 pub(crate) use safetensors::Checkpoint;
 pub use write::write_checkpoint;
@@ -79,6 +82,11 @@ impl WeightSizes {
         self.total_bytes - attention - lm_head
     }
 
+    /// Bytes of the weights that each rank of a model in tensor parallel has whole.
+    pub fn replicated_bytes(&self) -> u64 {
+        self.total_bytes - self.expert_bytes - self.attention_bytes - self.lm_head_bytes
+    }
+
     /// Of the checkpoint in `dir`, nothing of it read but headers.
     ///
     /// # Errors
@@ -117,7 +125,7 @@ pub(crate) struct RawTensor {
 }
 
 /// Where weights come from: a checkpoint, or thin air.
-pub(crate) trait WeightSource {
+pub(crate) trait WeightSource: Send + Sync {
     /// The tensor, `None` if there is none of that name.
     fn tensor(&self, name: &str) -> Result<Option<RawTensor>, ModelError>;
 
