@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
-use candle_core::Device;
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, DeviceLocation};
 use ossia_kernels::{Backend, ComputeType};
 
 /// Where the model runs.
@@ -51,6 +51,19 @@ impl DeviceArg {
             tracing::warn!("our kernels do not run on this device, candle's ops take their place: {error}");
             Backend::generic(&device)
         }))
+    }
+
+    /// The same for each of `num_ranks` ranks: GPUs one after the other, or all of them on the CPU.
+    pub(crate) fn backends(self, compute: ComputeType, num_ranks: usize) -> Result<Vec<Backend>> {
+        let first = self.backend(compute)?;
+        let next = |rank: usize| match first.device().location() {
+            DeviceLocation::Cpu => Ok(first.clone()),
+            DeviceLocation::Cuda { gpu_id } => Self::Cuda(gpu_id + rank).backend(compute),
+            DeviceLocation::Metal { .. } => bail!("this machine has one Metal device"),
+        };
+        let others =
+            (1..num_ranks).map(next).collect::<Result<Vec<_>>>().context("--tensor-parallel-size")?;
+        Ok([vec![first], others].concat())
     }
 }
 
@@ -104,6 +117,13 @@ mod tests {
     fn a_device_that_is_not_there_is_named_in_the_error() {
         // No machine has that many.
         let error = DeviceArg::Cuda(4096).backend(ComputeType::Bf16).expect_err("no such device");
+        assert!(format!("{error:#}").starts_with("--device cuda:4096: "), "{error:#}");
+    }
+
+    #[test]
+    fn ranks_are_on_the_cpu_or_on_gpus_one_after_the_other() {
+        assert_eq!(DeviceArg::Cpu.backends(ComputeType::Bf16, 3).expect("the CPU").len(), 3);
+        let error = DeviceArg::Cuda(4096).backends(ComputeType::Bf16, 2).expect_err("no such device");
         assert!(format!("{error:#}").starts_with("--device cuda:4096: "), "{error:#}");
     }
 

@@ -10,7 +10,7 @@ use crate::plan;
 /// Tokens whose keys and values a device must hold beside the weights.
 const MIN_TOKENS: usize = 8192;
 
-/// What the device can give and how much of it may be taken.
+/// What the device, or those of all ranks together, can give and how much of it may be taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     /// Free bytes before anything is loaded.
@@ -60,12 +60,13 @@ impl Needs {
         args: &EngineArgs,
     ) -> Self {
         let bytes_per_block = config.kv_bytes_per_block(options.cache_type(), args.block_size) as u64;
+        let num_ranks = options.num_ranks() as u64;
         let asked = args.kv_cache_memory.map(|ByteSize(bytes)| bytes / bytes_per_block);
         Self {
-            weights: sizes.kept_bytes(options.dense_weights),
+            weights: sizes.kept_bytes(options.dense_weights) + (num_ranks - 1) * sizes.replicated_bytes(),
             layer_experts: sizes.expert_bytes / config.num_hidden_layers.max(1) as u64,
             num_layers: config.num_hidden_layers,
-            activations: activation_bytes(config, args.max_num_batched_tokens, args.max_num_seqs),
+            activations: num_ranks * activation_bytes(config, args.max_num_batched_tokens, args.max_num_seqs),
             bytes_per_block,
             min_blocks: asked.unwrap_or(MIN_TOKENS.div_ceil(args.block_size) as u64),
             max_blocks: asked.unwrap_or_else(|| plan::useful_blocks(config, args)),

@@ -1,5 +1,6 @@
 //! From flags to running parts: tokenizer, weights, KV cache and engine.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -157,9 +158,9 @@ impl Checkpoint {
     /// Plans what goes where on a device with memory of its own, then loads.
     fn planned(&self, args: &ModelArgs, engine: &EngineArgs) -> Result<(GptOss, Option<DevicePlan>)> {
         let mut options = options(args)?;
-        let plan = match options.backend.memory()? {
+        let plan = match free_memory(&options)? {
             None => None,
-            Some((free, _)) => {
+            Some(free) => {
                 let (config, sizes) = self.size(args)?;
                 let needs = Needs::new(&config, sizes, &options, engine);
                 let budget = Budget { free, utilization: engine.gpu_memory_utilization };
@@ -210,6 +211,16 @@ impl Checkpoint {
     }
 }
 
+/// Free bytes of the devices of all ranks, if they have memory of their own: each is as good as the fullest.
+fn free_memory(options: &ModelOptions) -> Result<Option<u64>> {
+    let mut least = None;
+    for backend in iter::once(&options.backend).chain(&options.peers) {
+        let Some((free, _)) = backend.memory()? else { return Ok(None) };
+        least = Some(least.map_or(free, |least: u64| least.min(free)));
+    }
+    Ok(least.map(|free| free * options.num_ranks() as u64))
+}
+
 /// How a model is run, on a device that is now open.
 fn options(args: &ModelArgs) -> Result<ModelOptions> {
     let options = device_options(args.dtype, &args.kept)?;
@@ -234,7 +245,9 @@ pub(crate) fn device_options(dtype: Dtype, kept: &KeptArgs) -> Result<ModelOptio
         KvCacheDtype::Fp8 => Some(CacheType::Fp8),
         KvCacheDtype::Int8 => Some(CacheType::Int8),
     };
-    let backend = kept.device.backend(compute)?;
+    let mut backends = kept.device.backends(compute, kept.tensor_parallel_size.get())?;
+    let peers = backends.split_off(1);
+    let backend = backends.remove(0);
     let dense_weights = match (kept.cpu_weights, kept.gpu_weights) {
         (CpuWeights::Bf16, GpuWeights::Bf16) => DenseWeights::AsStored,
         (rounded, GpuWeights::Bf16) => {
@@ -264,7 +277,8 @@ pub(crate) fn device_options(dtype: Dtype, kept: &KeptArgs) -> Result<ModelOptio
         }
         _ => bail!("--cpu-weights and --gpu-weights round the same weights: give one of them"),
     };
-    let options = ModelOptions { compute, kv_cache, dense_weights, backend, ..ModelOptions::default() };
+    let options =
+        ModelOptions { compute, kv_cache, dense_weights, backend, peers, ..ModelOptions::default() };
     ensure!(
         options.backend.takes_cache(options.cache_type()),
         "--kv-cache-dtype: attention on {} takes no cache in {:?}",
@@ -280,7 +294,7 @@ fn runner(model: GptOss, device: Option<DevicePlan>, args: &EngineArgs) -> Resul
     let (weights, kv_cache, num_blocks) = (plan.weights, plan.kv_cache, plan.num_blocks());
     tracing::info!(
         "computing on {}, weights {weights}, KV cache {kv_cache}: {num_blocks} blocks of {} tokens",
-        model.backend().name(),
+        model.runs_on(),
         args.block_size
     );
     Ok(GptOssRunner::new(model, num_blocks, args.block_size)?)
@@ -339,6 +353,8 @@ pub(crate) fn scripted_rules(model: &ModelSource) -> Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
     use crate::device::DeviceArg;
 
@@ -347,6 +363,7 @@ mod tests {
         gpu_weights: GpuWeights::Bf16,
         kv_cache_dtype: KvCacheDtype::Auto,
         device: DeviceArg::Cpu,
+        tensor_parallel_size: NonZeroUsize::MIN,
     };
 
     #[test]

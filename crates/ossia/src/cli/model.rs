@@ -1,5 +1,6 @@
 //! Flags of every command that loads a model.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -94,6 +95,9 @@ pub(crate) struct KeptArgs {
     /// Where the model runs: `auto` (a GPU if this build and machine have one), `cpu`, `cuda:N` or `metal`
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceArg,
+    /// Devices that share every layer of the model: `cuda:N` and those after it, or as many threads on the CPU, to try it
+    #[arg(long, default_value = "1", value_name = "RANKS")]
+    pub(crate) tensor_parallel_size: NonZeroUsize,
 }
 
 impl ModelArgs {

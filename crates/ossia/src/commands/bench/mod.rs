@@ -45,7 +45,8 @@ fn speed(args: &BenchSpeedArgs) -> Result<()> {
         longest(args)
     );
     let backend = model.backend().clone();
-    let before = read_speed(&backend)?;
+    let num_ranks = model.num_ranks();
+    let before = read_speed(&backend, num_ranks)?;
     let traffic = Traffic::of(&model);
     let mut direct = Direct::new(model, most(&args.batch), longest(args), args.chunk)?;
     direct.fill_cache()?;
@@ -62,7 +63,7 @@ fn speed(args: &BenchSpeedArgs) -> Result<()> {
         load_s,
         peak_rss: memory::peak_rss(),
         // Whatever else ran may have slowed one of them: the ceiling is what was reached.
-        read_bytes_per_s: before.max(read_speed(&backend)?),
+        read_bytes_per_s: before.max(read_speed(&backend, num_ranks)?),
         traffic,
         measurements,
     };
@@ -77,11 +78,11 @@ fn speed(args: &BenchSpeedArgs) -> Result<()> {
     Ok(())
 }
 
-/// Bytes per second that the memory of `backend` gives.
-fn read_speed(backend: &Backend) -> Result<f64> {
+/// Bytes per second that the memory of `backend` gives, or that of as many devices as there are ranks.
+fn read_speed(backend: &Backend, num_ranks: usize) -> Result<f64> {
     match backend.device().is_cpu() {
         true => Ok(ossia_kernels::measure_read_speed(CEILING_BYTES, ossia_kernels::num_threads(), 5)),
-        false => device_speed::copy_bytes_per_s(backend.device()),
+        false => Ok(num_ranks as f64 * device_speed::copy_bytes_per_s(backend.device())?),
     }
 }
 

@@ -44,8 +44,12 @@ impl Traffic {
         let [q, kv] = [config.q_size(), config.kv_size()].map(|size| size as f64);
         let (attention, router) = (hidden * (2.0 * q + 2.0 * kv), hidden * experts);
         let layer = attention + router;
-        let embeddings = if config.tie_word_embeddings { vocab * hidden } else { 2.0 * vocab * hidden };
-        let expert_bytes = model.weight_bytes() as f64 - BF16_BYTES * (layers * layer + embeddings);
+        // Each rank has the routers and the embedding, and together they have an lm_head.
+        let num_ranks = model.num_ranks() as f64;
+        let lm_heads = if config.tie_word_embeddings && num_ranks == 1.0 { 0.0 } else { 1.0 };
+        let embeddings = vocab * hidden * (num_ranks + lm_heads);
+        let dense = layers * (attention + num_ranks * router) + embeddings;
+        let expert_bytes = model.weight_bytes() as f64 - BF16_BYTES * dense;
         let experts_per_token = config.experts_per_token as f64;
         Self {
             dense_bytes: layers * (attention_bytes * attention + BF16_BYTES * router)

@@ -123,7 +123,7 @@ fn check_model(args: &ServeArgs, findings: &mut Findings) -> Result<()> {
         config.num_hidden_layers, config.num_local_experts, config.max_position_embeddings
     );
     findings.note("model", Ok(shape))?;
-    findings.note("device", Ok(model.backend().name()))?;
+    findings.note("device", Ok(model.runs_on()))?;
     let plan = MemoryPlan::new(&model, &args.engine, device);
     findings.note("memory", plan.and_then(|plan| check_memory(&plan, args)))
 }
