@@ -163,16 +163,15 @@ fn draws() {
         let row = &logits[row * vocab..][..vocab];
         (0..vocab).filter(|&id| Some(id) != without).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
     };
-    let greedy = |forbidden: Vec<u32>| Draw { temperature: 0.0, uniform: 0.0, forbidden, filters: None };
+    let greedy = |forbidden: Vec<u32>| Draw { forbidden, ..Draw::plain(0.0, 0.0) };
     let best = argmax(2, None);
     let (free, forbidding) = (greedy(vec![]), greedy(vec![best as u32]));
     // The first and the last token that have a mass.
-    let [first, last] =
-        [0.0, 1.0 - 1e-9].map(|uniform| Draw { temperature: 1.0, uniform, forbidden: vec![], filters: None });
+    let [first, last] = [0.0, 1.0 - 1e-9].map(|uniform| Draw::plain(1.0, uniform));
     // The last one of the two best, by id, and the best one alone, which a nucleus of next to nothing holds.
     let filtered = |uniform, top_k, top_p, forbidden: Vec<u32>| {
         let filters = Filters { top_k, top_p, min_p: 0.0, redraws: Uniforms::new(1, 2) };
-        Draw { temperature: 1.0, uniform, forbidden, filters: Some(filters) }
+        Draw { forbidden, filters: Some(filters), ..Draw::plain(1.0, uniform) }
     };
     let best_of_1 = argmax(1, None);
     let top_2 = filtered(1.0 - 1e-9, 2, 1.0, vec![]);
@@ -188,6 +187,13 @@ fn draws() {
     ];
     let found = backend.draw(&on_device, &draws, &mut DeviceInput::default()).unwrap();
     assert_eq!(found, expected.map(|id| Drawn::Token(id as u32)));
+    // Two tokens are allowed, the last one past the mask's end is not.
+    let mask =
+        (0..4001usize.div_ceil(32)).map(|word| u32::from(word == 0) << 7 | u32::from(word == 125)).collect();
+    let masked = Draw { allowed: Some(mask), ..Draw::plain(0.0, 0.0) };
+    let found = backend.draw(&on_device, &[(1, &free), (0, &masked)], &mut DeviceInput::default()).unwrap();
+    let better = if logits[7] >= logits[4000] { 7 } else { 4000 };
+    assert_eq!(found[1], Drawn::Token(better));
     assert!(backend.draw(&on_device, &[(3, &free)], &mut DeviceInput::default()).is_err());
     assert!(Backend::cpu().draw(&on_device, &draws, &mut DeviceInput::default()).is_err());
 }

@@ -26,7 +26,7 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("bf16_mma", &["bf16_mma_8", "bf16_mma_16", "bf16_mma_32", "bf16_mma_64"]),
     ("combine", &["moe_combine_f32"]),
     ("decode_attention", &["decode_attention_bf16", "decode_attention_fp8"]),
-    ("draw", &["draw_forbid_f32", "draw_parts_f32", "draw_token_f32"]),
+    ("draw", &["draw_forbid_f32", "draw_mask_f32", "draw_parts_f32", "draw_token_f32"]),
     ("draw_filtered", &["draw_filtered_f32"]),
     ("embedding", &["embedding_bf16_f32"]),
     ("exact_gemv", &["exact_gemv_f32", "exact_gemv_many_f32"]),

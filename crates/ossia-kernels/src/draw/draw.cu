@@ -15,6 +15,17 @@ KERNEL void draw_forbid_f32(const DrawArgs args) {
     if (args.forbidden[i] < args.vocab) logits[args.forbidden[i]] = -INFINITY;
 }
 
+/// Strikes out the tokens that a mask does not allow: grid [num_parts, m].
+KERNEL void draw_mask_f32(const DrawArgs args) {
+  await_previous();
+  float *logits = args.logits + (size_t)args.rows[args.masked[blockIdx.y]] * args.vocab;
+  const uint32_t *mask = args.masks + (size_t)blockIdx.y * ((args.vocab + 31) / 32);
+  for (uint32_t i = threadIdx.x; i < PART_LEN; i += THREADS) {
+    const uint32_t token = blockIdx.x * PART_LEN + i;
+    if (token < args.vocab && !(mask[token / 32] >> token % 32 & 1)) logits[token] = -INFINITY;
+  }
+}
+
 /// A thread's logits of a part, those past the end minus infinity.
 DEVICE void load_part(const DrawArgs &args, uint32_t row, uint32_t part, float (&logits)[THREAD_LOGITS]) {
   const float *from = args.logits + (size_t)args.rows[row] * args.vocab;
@@ -94,5 +105,6 @@ KERNEL void draw_token_f32(const DrawArgs args) {
 }
 
 TWIN(draw_forbid_f32, DrawArgs)
+TWIN(draw_mask_f32, DrawArgs)
 TWIN(draw_parts_f32, DrawArgs)
 TWIN(draw_token_f32, DrawArgs)

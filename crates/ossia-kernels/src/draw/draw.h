@@ -21,6 +21,8 @@ struct DrawArgs {
   const float *min_logits;  // [n]: and none so far from the largest logit, which is 0 here; -infinity: all
   const uint32_t *starts;   // [n + 1]: where each row's tokens begin in `forbidden`
   const uint32_t *forbidden;
+  const uint32_t *masked;   // [m]: rows of the arrays above that have a mask
+  const uint32_t *masks;    // [m, ceil(vocab / 32)]: bit t % 32 of word t / 32 is set where token t may be drawn
   float *part_max;          // [n, num_parts]
   uint32_t *part_argmax;    // [n, num_parts]
   double *part_sum;         // [n, num_parts]: of exp((logit - the part's largest) * scale)

@@ -22,6 +22,9 @@ pub struct Draw {
     pub uniform: f64,
     /// Tokens that are not to be drawn; ids past the vocabulary are ignored.
     pub forbidden: Vec<u32>,
+    /// The only tokens that may be drawn: token `t` if bit `t % 32` of word `t / 32` is set; those past the last word may not.
+    /// `None` for all.
+    pub allowed: Option<Vec<u32>>,
     /// Which of the others are left to draw from; `None` for all.
     pub filters: Option<Filters>,
 }
@@ -50,6 +53,20 @@ pub enum Drawn {
     NothingAllowed,
 }
 
+impl Draw {
+    /// A draw from all tokens.
+    pub fn plain(temperature: f32, uniform: f64) -> Self {
+        Self { temperature, uniform, forbidden: Vec::new(), allowed: None, filters: None }
+    }
+
+    /// Whether token `id` may be drawn.
+    pub fn allows(&self, id: u32) -> bool {
+        let is_set =
+            |words: &Vec<u32>| words.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
+        self.allowed.as_ref().is_none_or(is_set) && !self.forbidden.contains(&id)
+    }
+}
+
 impl Backend {
     /// Whether [`Self::draw`] takes rows of `vocab_size` logits and is faster than fetching them.
     pub fn draws(&self, vocab_size: usize) -> bool {
@@ -62,7 +79,7 @@ impl Backend {
     }
 
     /// Draws a token from row `row` of `logits` `[.., vocab]` f32 for each of `draws`, pairs of a row and how it is drawn. Logits of
-    /// forbidden tokens are overwritten. `input` is memory for what the device reads.
+    /// tokens that may not be drawn are overwritten. `input` is memory for what the device reads.
     ///
     /// # Errors
     /// [`KernelError::Shape`] if a row is not there or the vocabulary is larger than the kernel takes,

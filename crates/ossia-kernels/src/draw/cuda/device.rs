@@ -24,7 +24,7 @@ pub(in super::super) fn draw(
             found: vec![vocab],
         });
     }
-    let (count, num_parts, words) = (draws.len(), vocab.div_ceil(PART_LEN), Words::new(draws));
+    let (count, num_parts, words) = (draws.len(), vocab.div_ceil(PART_LEN), Words::new(draws, vocab));
     let placed = input.place(backend, &words.words)?;
     let part = |dtype: DType| kernels.output((count, num_parts), dtype);
     let (maxima, places, sums) = (part(DType::F32)?, part(DType::U32)?, part(DType::F64)?);

@@ -25,6 +25,8 @@ struct DrawArgs {
     min_logits: u64,
     starts: u64,
     forbidden: u64,
+    masked: u64,
+    masks: u64,
     part_max: u64,
     part_argmax: u64,
     part_sum: u64,
@@ -61,11 +63,13 @@ struct Words {
     min_logits: usize,
     starts: usize,
     forbidden: usize,
+    masked: usize,
+    masks: usize,
 }
 
 impl Words {
     /// What is of eight bytes comes first.
-    fn new(draws: &[(u32, &Draw)]) -> Self {
+    fn new(draws: &[(u32, &Draw)], vocab: usize) -> Self {
         let mut words = Vec::new();
         let halves = |bits: u64| [bits as u32, (bits >> 32) as u32];
         push(&mut words, draws.iter().flat_map(|(_, draw)| halves(draw.uniform.to_bits())));
@@ -84,7 +88,14 @@ impl Words {
         });
         let starts = push(&mut words, std::iter::once(0).chain(ends));
         let forbidden = push(&mut words, draws.iter().flat_map(|(_, draw)| draw.forbidden.iter().copied()));
-        Self { words, redraws, rows, scales, top_ks, top_ps, min_logits, starts, forbidden }
+        let rows_and_masks =
+            || draws.iter().enumerate().filter_map(|(row, (_, draw))| Some((row, draw.allowed.as_ref()?)));
+        let masked = push(&mut words, rows_and_masks().map(|(row, _)| row as u32));
+        let whole = |mask: &'_ Vec<u32>| {
+            (0..vocab.div_ceil(32)).map(|at| mask.get(at).copied().unwrap_or(0)).collect::<Vec<_>>()
+        };
+        let masks = push(&mut words, rows_and_masks().flat_map(|(_, mask)| whole(mask)));
+        Self { words, redraws, rows, scales, top_ks, top_ps, min_logits, starts, forbidden, masked, masks }
     }
 
     /// The kernels' arguments, if the words begin at `base`.
@@ -101,6 +112,8 @@ impl Words {
             min_logits: at(self.min_logits),
             starts: at(self.starts),
             forbidden: at(self.forbidden),
+            masked: at(self.masked),
+            masks: at(self.masks),
             part_max: on_device.part_max,
             part_argmax: on_device.part_argmax,
             part_sum: on_device.part_sum,
@@ -128,6 +141,10 @@ fn launches(draws: &[(u32, &Draw)], vocab: usize) -> Vec<(&'static str, Grid)> {
     let mut launches = Vec::new();
     if draws.iter().any(|(_, draw)| !draw.forbidden.is_empty()) {
         launches.push(("draw_forbid_f32", each(THREADS)));
+    }
+    let num_masks = draws.iter().filter(|(_, draw)| draw.allowed.is_some()).count();
+    if num_masks > 0 {
+        launches.push(("draw_mask_f32", Grid::new([num_parts, num_masks, 1], THREADS)));
     }
     launches.push(("draw_parts_f32", Grid::new([num_parts, count, 1], THREADS)));
     launches.push(("draw_token_f32", each(THREADS)));

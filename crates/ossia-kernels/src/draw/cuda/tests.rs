@@ -10,7 +10,7 @@ use crate::gpu::twin::{Output, Twin, input};
 /// Tokens of rows of `logits` `[.., vocab]` by the kernels' twins.
 fn draw_twin(logits: &[f32], vocab: usize, draws: &[(u32, &Draw)]) -> Vec<Drawn> {
     let mut logits = logits.to_vec();
-    let (count, num_parts, words) = (draws.len(), vocab.div_ceil(PART_LEN), Words::new(draws));
+    let (count, num_parts, words) = (draws.len(), vocab.div_ceil(PART_LEN), Words::new(draws, vocab));
     // Eight-byte numbers must lie as on a device.
     let mut aligned = vec![0u64; words.words.len().div_ceil(2)];
     for (at, &word) in words.words.iter().enumerate() {
@@ -35,13 +35,9 @@ fn draw_twin(logits: &[f32], vocab: usize, draws: &[(u32, &Draw)]) -> Vec<Drawn>
     tokens.u32s().into_iter().map(drawn).collect()
 }
 
-fn plain(temperature: f32, uniform: f64) -> Draw {
-    Draw { temperature, uniform, forbidden: vec![], filters: None }
-}
-
 /// By the definition, in f64; `None` if the uniform number falls within rounding of a boundary.
 fn expected(logits: &[f32], draw: &Draw) -> Option<u32> {
-    let allowed = |id: usize| !draw.forbidden.contains(&(id as u32));
+    let allowed = |id: usize| draw.allows(id as u32);
     let max = (0..logits.len()).filter(|&id| allowed(id)).map(|id| logits[id]).fold(f32::MIN, f32::max);
     let mass = |id: usize| match allowed(id) {
         true => (f64::from(logits[id] - max) / f64::from(draw.temperature)).exp(),
@@ -77,7 +73,7 @@ fn tokens_are_those_that_the_uniform_number_falls_into() {
                     let forbidden = (i % 3 == 2 && vocab > 1).then(|| vec![vocab as u32 - 1, 9_999_999]);
                     let uniform = f64::from(u.abs());
                     let forbidden = forbidden.unwrap_or_default();
-                    ((i % 3) as u32, Draw { temperature, uniform, forbidden, filters: None })
+                    ((i % 3) as u32, Draw { forbidden, ..Draw::plain(temperature, uniform) })
                 })
                 .collect();
             let draws: Vec<(u32, &Draw)> = draws.iter().map(|(row, draw)| (*row, draw)).collect();
@@ -100,8 +96,8 @@ fn without_temperature_it_is_the_first_of_the_most_probable() {
     for id in [4100, 2500, 2047] {
         logits[id] = 3.0;
     }
-    assert_eq!(draw_twin(&logits, vocab, &[(0, &plain(0.0, 0.7))]), [Drawn::Token(2047)]);
-    let draw = Draw { forbidden: vec![2047, 2500], ..plain(0.0, 0.0) };
+    assert_eq!(draw_twin(&logits, vocab, &[(0, &Draw::plain(0.0, 0.7))]), [Drawn::Token(2047)]);
+    let draw = Draw { forbidden: vec![2047, 2500], ..Draw::plain(0.0, 0.0) };
     assert_eq!(draw_twin(&logits, vocab, &[(0, &draw)]), [Drawn::Token(4100)]);
 }
 
@@ -113,14 +109,14 @@ fn the_ends_of_the_range_are_tokens_and_what_is_impossible_is_not() {
         logits[id] = 0.0;
     }
     for (uniform, token) in [(0.0, 3), (0.34, 2100), (0.999_999_999, 4199)] {
-        assert_eq!(draw_twin(&logits, vocab, &[(0, &plain(1.0, uniform))]), [Drawn::Token(token)]);
+        assert_eq!(draw_twin(&logits, vocab, &[(0, &Draw::plain(1.0, uniform))]), [Drawn::Token(token)]);
     }
-    let draw = Draw { forbidden: vec![3, 2100, 4199], ..plain(1.0, 0.5) };
+    let draw = Draw { forbidden: vec![3, 2100, 4199], ..Draw::plain(1.0, 0.5) };
     assert_eq!(draw_twin(&logits, vocab, &[(0, &draw)]), [Drawn::NothingAllowed]);
     for bad in [f32::NAN, f32::INFINITY] {
         logits[4000] = bad;
         for temperature in [0.0, 1.0] {
-            assert_eq!(draw_twin(&logits, vocab, &[(0, &plain(temperature, 0.5))]), [Drawn::NotFinite]);
+            assert_eq!(draw_twin(&logits, vocab, &[(0, &Draw::plain(temperature, 0.5))]), [Drawn::NotFinite]);
         }
     }
 }
@@ -129,13 +125,13 @@ fn filtered(temperature: f32, top_k: u32, top_p: f32, min_p: f32, redraws: Unifo
     let mut redraws = redraws;
     let uniform = redraws.next_uniform();
     let filters = Some(Filters { top_k, top_p, min_p, redraws });
-    Draw { temperature, uniform, forbidden: vec![], filters }
+    Draw { filters, ..Draw::plain(temperature, uniform) }
 }
 
 /// By the definition, with sorting, in f64; `None` if a number falls within rounding of a boundary.
 fn expected_filtered(logits: &[f32], draw: &Draw) -> Option<u32> {
     let Filters { top_k, top_p, min_p, mut redraws } = draw.filters.clone().unwrap();
-    let mut ranked: Vec<u32> = (0..logits.len() as u32).filter(|id| !draw.forbidden.contains(id)).collect();
+    let mut ranked: Vec<u32> = (0..logits.len() as u32).filter(|&id| draw.allows(id)).collect();
     let logit = |id: u32| logits[id as usize];
     ranked.sort_by(|a, b| logit(*b).total_cmp(&logit(*a)).then(a.cmp(b)));
     let max = logit(ranked[0]);
@@ -210,7 +206,7 @@ fn filters_leave_what_they_say() {
             draws.push(((i % rows) as u32, draw));
         }
         // One that has none, beside them.
-        draws.push((0, plain(1.0, 0.3)));
+        draws.push((0, Draw::plain(1.0, 0.3)));
         for (row, draw) in &draws {
             // Alone, since what one forbids is struck out of the row for all.
             let row_logits = &logits[*row as usize * vocab..][..vocab];
@@ -254,4 +250,52 @@ fn filtered_rows_without_a_token_say_so() {
     assert_eq!(run(&logits), Drawn::Token(2500));
     let greedy = Draw { temperature: 0.0, ..draw.clone() };
     assert_eq!(draw_twin(&logits, vocab, &[(0, &greedy)]), [Drawn::Token(2500)]);
+}
+
+/// Masks of every density beside rows that have none, with and without filters; a mask that is too short allows nothing past its end.
+#[test]
+fn masks_leave_what_they_allow() {
+    let random = &mut Random::fresh();
+    let mut compared = 0;
+    for vocab in [1, 300, 2048, 5000] {
+        let logits: Vec<f32> = random.f32s(5 * vocab).iter().map(|x| 6.0 * x).collect();
+        let words = vocab.div_ceil(32);
+        let mut bits = |density: f32| -> Vec<u32> {
+            let mut word =
+                || (0..32).fold(0, |word, _| word << 1 | u32::from(random.f32s(1)[0].abs() < density));
+            (0..words).map(|_| word()).collect()
+        };
+        let masks =
+            [Some(bits(0.5)), None, Some(bits(0.02)), Some(vec![u32::MAX; words / 2]), Some(bits(0.9))];
+        let draws: Vec<(u32, Draw)> = masks
+            .into_iter()
+            .enumerate()
+            .map(|(row, allowed)| {
+                let uniform = f64::from(random.f32s(1)[0].abs());
+                let plain = match row {
+                    4 => filtered(1.0, 30, 0.8, 0.01, Uniforms::new(row as u64, 3)),
+                    _ => Draw::plain([1.0, 0.4, 2.0][row % 3], uniform),
+                };
+                let forbidden = if row == 0 { vec![1, 2, 250] } else { vec![] };
+                (row as u32, Draw { allowed, forbidden, ..plain })
+            })
+            .collect();
+        let draws: Vec<(u32, &Draw)> = draws.iter().map(|(row, draw)| (*row, draw)).collect();
+        for ((row, draw), found) in draws.iter().zip(draw_twin(&logits, vocab, &draws)) {
+            let row = &logits[*row as usize * vocab..][..vocab];
+            if !(0..vocab as u32).any(|id| draw.allows(id)) {
+                assert_eq!(found, Drawn::NothingAllowed);
+                continue;
+            }
+            let expected = match draw.filters {
+                Some(_) => expected_filtered(row, draw),
+                None => expected(row, draw),
+            };
+            if let Some(token) = expected {
+                assert_eq!(found, Drawn::Token(token), "vocabulary {vocab}, {draw:?}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 10, "{compared}");
 }
