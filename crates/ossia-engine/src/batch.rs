@@ -1,6 +1,6 @@
 //! From scheduled sequences to the model's input.
 
-use ossia_model::{BlockTable, ForwardBatch, TokenDraw};
+use ossia_model::{BlockTable, ForwardBatch};
 
 use crate::sequence::Sequence;
 
@@ -13,11 +13,10 @@ pub(crate) fn build<'a>(seqs: impl Iterator<Item = &'a Sequence>, block_size: us
     batch
 }
 
-/// Lets the pass draw the next tokens of those of `seqs`, the same as the batch's, that can do without their logits.
+/// Has the next tokens of those of `seqs`, the same as the batch's, drawn where the logits are that can do without seeing them here.
 pub(crate) fn draw_where_possible<'a>(
     batch: &mut ForwardBatch,
     seqs: impl Iterator<Item = &'a mut Sequence>,
-    vocab_size: usize,
 ) {
     batch.logits_indices.clear();
     let mut end = 0;
@@ -26,9 +25,10 @@ pub(crate) fn draw_where_possible<'a>(
         if !seq.samples_after_this_pass() {
             continue;
         }
-        match seq.plan_draw(vocab_size) {
-            Some(draw) => batch.draws.push(TokenDraw { row: end - 1, draw }),
-            None => batch.logits_indices.extend(end - 1 - seq.num_scheduled_drafts as u32..end),
+        seq.is_drawn = seq.can_be_drawn();
+        match seq.is_drawn {
+            true => batch.draw_rows.push(end - 1),
+            false => batch.logits_indices.extend(end - 1 - seq.num_scheduled_drafts as u32..end),
         }
     }
 }

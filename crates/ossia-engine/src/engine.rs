@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use ossia_model::{ForwardBatch, Logits};
+use ossia_model::{Drawn, ForwardBatch, Logits, TokenDraw};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
@@ -12,7 +12,7 @@ use crate::handle::QueuePlace;
 use crate::pace::{Candidate, Pace};
 use crate::progress::{Progress, StepPhase};
 use crate::runner::panic_message;
-use crate::sampler::{Sampled, sample_rows};
+use crate::sampler::{SampleError, Sampled, sample_rows};
 use crate::scheduler::{PassLimits, Schedule, Scheduler};
 use crate::sequence::{Sequence, SequenceId};
 use crate::thread::Submission;
@@ -88,15 +88,14 @@ impl Engine {
         self.note_schedule(&schedule);
         let mut batch = batch::build(self.scheduler.running().iter(), self.spec.block_size);
         if self.runner.draws() {
-            let seqs = self.scheduler.running_mut().iter_mut();
-            batch::draw_where_possible(&mut batch, seqs, self.spec.vocab_size);
+            batch::draw_where_possible(&mut batch, self.scheduler.running_mut().iter_mut());
         }
         self.progress.run(batch.num_seqs(), batch.num_tokens());
-        match self.run(&batch) {
-            Ok(()) => {
+        match self.run(&batch).and_then(|()| self.draw(batch.draw_rows.len())) {
+            Ok(drawn) => {
                 self.progress.phase(StepPhase::Sample);
                 self.scheduler.commit();
-                let outcomes = self.sample();
+                let outcomes = self.sample(drawn);
                 self.pace.note(schedule.num_tokens, started.elapsed());
                 outcomes.into_iter().for_each(|outcome| self.note_outcome(outcome));
             }
@@ -188,18 +187,44 @@ impl Engine {
         if expected.0 > 0 && expected != found {
             return Err(format!("the model gave logits of shape {found:?}, expected {expected:?}"));
         }
-        let (expected, found) = (batch.draws.len(), self.logits.drawn().len());
-        if expected != found {
-            return Err(format!("the model drew {found} tokens, expected {expected}"));
-        }
         Ok(())
     }
 
+    /// Draws the next tokens of the sequences that have theirs drawn where the logits are, in the order of the batch. What they may be is
+    /// known only now: masks were computed beside the pass.
+    fn draw(&mut self, num_rows: usize) -> Result<Vec<Result<Drawn, SampleError>>, String> {
+        if num_rows == 0 {
+            return Ok(Vec::new());
+        }
+        let vocab_size = self.spec.vocab_size;
+        let seqs = self.scheduler.running_mut().iter_mut();
+        let seqs =
+            seqs.filter(|seq| seq.is_drawn && seq.num_scheduled_tokens > 0 && seq.samples_after_this_pass());
+        let planned: Vec<_> = seqs.map(|seq| seq.plan_draw(vocab_size)).collect();
+        let draws = planned
+            .iter()
+            .zip(0..)
+            .filter_map(|(draw, row)| Some(TokenDraw { row, draw: draw.as_ref().ok()?.clone() }));
+        let draws: Vec<TokenDraw> = draws.collect();
+        let runner = &mut self.runner;
+        let drawn = catch_unwind(AssertUnwindSafe(|| runner.draw(&draws)))
+            .map_err(|panic| format!("the model panicked: {}", panic_message(&*panic)))?
+            .map_err(|error| model_failed(&error.to_string()))?;
+        if drawn.len() != draws.len() {
+            return Err(format!("the model drew {} tokens, expected {}", drawn.len(), draws.len()));
+        }
+        let mut drawn = drawn.into_iter();
+        Ok(planned
+            .into_iter()
+            .map(|draw| draw.map(|_| drawn.next().unwrap_or(Drawn::NothingAllowed)))
+            .collect())
+    }
+
     /// Samples for the sequences that have all their tokens computed, in the order of the batch.
-    fn sample(&mut self) -> Vec<Outcome> {
+    fn sample(&mut self, drawn: Vec<Result<Drawn, SampleError>>) -> Vec<Outcome> {
         let whole = |seq: &&mut Sequence| seq.num_remaining_tokens() == 0;
         let mut seqs: Vec<_> = self.scheduler.running_mut().iter_mut().filter(whole).collect();
-        let sampled = sample_rows(seqs.iter_mut().map(|seq| &mut **seq).collect(), &mut self.logits);
+        let sampled = sample_rows(seqs.iter_mut().map(|seq| &mut **seq).collect(), &mut self.logits, drawn);
         let outcome = |(seq, sampled): (&mut Sequence, Sampled)| {
             let failed = sampled.error.map(|error| FinishReason::Failed(error.to_string()));
             Outcome { id: seq.id(), tokens: sampled.tokens, finish_reason: failed.or(seq.finish_reason()) }

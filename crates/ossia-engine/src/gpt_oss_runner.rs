@@ -1,6 +1,6 @@
 //! gpt-oss behind the engine's seam.
 
-use ossia_model::{ForwardBatch, GptOss, KvCache, Logits, ModelError};
+use ossia_model::{Drawn, ForwardBatch, GptOss, KvCache, Logits, ModelError, TokenDraw};
 
 use crate::{ModelRunner, RunnerError, RunnerSpec};
 
@@ -40,5 +40,9 @@ impl ModelRunner for GptOssRunner {
 
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError> {
         self.model.forward_into(batch, &mut self.kv, logits).map_err(RunnerError::new)
+    }
+
+    fn draw(&mut self, draws: &[TokenDraw]) -> Result<Vec<Drawn>, RunnerError> {
+        self.model.draw(draws, &mut self.kv).map_err(RunnerError::new)
     }
 }

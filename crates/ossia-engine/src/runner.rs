@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::error::Error;
 
-use ossia_model::{ForwardBatch, Logits};
+use ossia_model::{Drawn, ForwardBatch, Logits, TokenDraw};
 
 /// A model with a paged KV cache, as the engine sees it.
 ///
@@ -14,18 +14,26 @@ pub trait ModelRunner: Send {
     /// Sizes of the model and of its KV cache; constant.
     fn spec(&self) -> RunnerSpec;
 
-    /// Whether it takes `draws`: for a runner whose logits are far from here.
+    /// Whether it takes `draw_rows`: for a runner whose logits are far from here.
     fn draws(&self) -> bool {
         false
     }
 
     /// Computes one batch and writes a row of logits for each of its `logits_indices` into `logits`, which hold
-    /// those of an earlier batch or nothing: give them their shape with [`Logits::reshape`] and write every value; then note
-    /// what came of each of the batch's `draws`.
+    /// those of an earlier batch or nothing: give them their shape with [`Logits::reshape`] and write every value. It may
+    /// return before what [`Self::draw`] needs is computed.
     ///
     /// # Errors
     /// Any error fails the requests of this batch; the engine goes on with the others.
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError>;
+
+    /// Draws a token from each of the last batch's `draw_rows` that `draws` name, at most once from each; one answer for each.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn draw(&mut self, _draws: &[TokenDraw]) -> Result<Vec<Drawn>, RunnerError> {
+        Err(RunnerError::new("this runner draws no tokens"))
+    }
 }
 
 /// Sizes of a model and of its KV cache.

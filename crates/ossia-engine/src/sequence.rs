@@ -4,7 +4,7 @@ use ossia_model::{BlockTable, Draw};
 
 use crate::block_hash::HashChain;
 use crate::prompt_lookup::PromptLookup;
-use crate::sampler::SequenceSampler;
+use crate::sampler::{SampleError, SequenceSampler};
 use crate::{FinishReason, GenerationRequest};
 
 /// Names a sequence for as long as the engine lives; later arrivals have higher ids.
@@ -57,7 +57,7 @@ pub(crate) struct Sequence {
     pub(crate) num_charged_tokens: usize,
     /// Of these, draft tokens: guesses behind `token_ids`, whose keys and values are overwritten when wrong.
     pub(crate) num_scheduled_drafts: usize,
-    /// Whether the pass draws the next token itself.
+    /// Whether the next token is drawn where the logits are.
     pub(crate) is_drawn: bool,
     pub(crate) tables: BlockTables,
     pub(crate) hash_chain: HashChain,
@@ -152,15 +152,15 @@ impl Sequence {
         num_known > 0 && num_known == self.num_remaining_tokens()
     }
 
-    /// How the pass is to draw the next token; `None` if its logits are needed here.
-    pub(crate) fn plan_draw(&mut self, vocab_size: usize) -> Option<Draw> {
+    /// Whether the next token can be drawn without its logits being seen here.
+    pub(crate) fn can_be_drawn(&self) -> bool {
+        self.num_scheduled_drafts == 0 && self.sampler.can_be_drawn()
+    }
+
+    /// How the next token is drawn, of a sequence that can be.
+    pub(crate) fn plan_draw(&mut self, vocab_size: usize) -> Result<Draw, SampleError> {
         let count = self.num_generated_tokens();
-        let draw = match self.num_scheduled_drafts {
-            0 => self.sampler.plan_draw(count, &self.stop_token_ids, vocab_size),
-            _ => None,
-        };
-        self.is_drawn = draw.is_some();
-        draw
+        self.sampler.plan_draw(count, &self.stop_token_ids, vocab_size)
     }
 
     /// Guesses at the tokens to come.

@@ -11,7 +11,7 @@ use ossia_engine::{
     AllowedTokens, Engine, EngineConfig, FinishReason, Generation, GenerationEvent, GenerationRequest,
     GptOssRunner, ModelRunner, RunnerError, RunnerSpec, SamplingParams, TokenConstraint,
 };
-use ossia_model::{Draw, Drawn, ForwardBatch, GptOss, Logits, ModelOptions};
+use ossia_model::{Draw, Drawn, ForwardBatch, GptOss, Logits, ModelOptions, TokenDraw};
 
 const NUM_REQUESTS: u32 = 8;
 const MAX_TOKENS: usize = 30;
@@ -27,6 +27,8 @@ struct Asked {
 struct Drawing {
     inner: GptOssRunner,
     asked: Arc<Asked>,
+    /// Logits of the last batch's `draw_rows`.
+    held: Logits,
     /// Answers each draw instead.
     answer: Option<Drawn>,
 }
@@ -42,30 +44,29 @@ impl ModelRunner for Drawing {
 
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError> {
         let mut all = batch.clone();
-        all.logits_indices.extend(batch.draws.iter().map(|draw| draw.row));
-        all.draws.clear();
+        all.logits_indices.append(&mut all.draw_rows);
         let mut found = Logits::default();
         self.inner.forward(&all, &mut found)?;
-        let wanted = batch.logits_indices.len();
+        let (wanted, vocab_size) = (batch.logits_indices.len(), found.vocab_size());
         self.asked.rows.fetch_add(wanted, Ordering::Relaxed);
-        self.asked.draws.fetch_add(batch.draws.len(), Ordering::Relaxed);
-        logits.reshape(wanted, found.vocab_size());
-        for (row, to) in logits.rows_mut().enumerate() {
-            to.copy_from_slice(found.row(row));
-        }
-        let draws = batch.draws.iter().enumerate();
-        let drawn = draws.map(|(i, draw)| draw_from(found.row(wanted + i), &draw.draw));
-        let drawn = drawn.map(|drawn| self.answer.unwrap_or(drawn)).collect();
-        logits.set_drawn(drawn);
+        logits.reshape(wanted, vocab_size);
+        let (to_give, to_hold) = found.data().split_at(wanted * vocab_size);
+        logits.data_mut().copy_from_slice(to_give);
+        self.held = Logits::new(vocab_size, to_hold.to_vec());
         Ok(())
+    }
+
+    fn draw(&mut self, draws: &[TokenDraw]) -> Result<Vec<Drawn>, RunnerError> {
+        self.asked.draws.fetch_add(draws.len(), Ordering::Relaxed);
+        let drawn = draws.iter().map(|draw| draw_from(self.held.row(draw.row as usize), &draw.draw));
+        Ok(drawn.map(|drawn| self.answer.unwrap_or(drawn)).collect())
     }
 }
 
 /// A draw by its definition, in f64, with sorting.
 fn draw_from(row: &[f32], draw: &Draw) -> Drawn {
     let temperature = f64::from(draw.temperature);
-    let mut ranked: Vec<usize> =
-        (0..row.len()).filter(|id| !draw.forbidden.contains(&(*id as u32))).collect();
+    let mut ranked: Vec<usize> = (0..row.len()).filter(|&id| draw.allows(id as u32)).collect();
     ranked.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
     let Some(&best) = ranked.first() else { return Drawn::NothingAllowed };
     if temperature == 0.0 {
@@ -98,17 +99,31 @@ fn draw_from(row: &[f32], draw: &Draw) -> Drawn {
     }
 }
 
-/// Free text that forbids some tokens, but for each fifth token, of which only ten are allowed.
+/// Free text that forbids some tokens, but for each fifth token, of which only ten are allowed, and the one before, which a mask that is
+/// computed beside the pass keeps to every third.
 #[derive(Default)]
 struct Envelope {
     num_accepted: u32,
     ids: Vec<u32>,
+    mask: Vec<u32>,
 }
 
 impl TokenConstraint for Envelope {
+    fn wants_to_prepare(&self) -> bool {
+        self.num_accepted % 5 == 3 && self.mask.is_empty()
+    }
+
+    fn prepare(&mut self) {
+        self.mask = (0..40).map(|word| 0x4924_9249 << (word % 3)).collect();
+    }
+
     fn allowed(&mut self) -> AllowedTokens<'_> {
         self.ids = (0..10).map(|i| 300 + i * 17).collect();
         match self.num_accepted % 5 {
+            3 => {
+                self.prepare();
+                AllowedTokens::Bitmask(&self.mask)
+            }
             4 => AllowedTokens::Only(&self.ids),
             _ => AllowedTokens::Except(&self.ids),
         }
@@ -172,15 +187,15 @@ fn reply(mut generation: Generation) -> (Vec<u32>, FinishReason) {
 #[test]
 fn drawn_tokens_are_those_that_the_engine_samples() {
     let asked = Arc::new(Asked::default());
-    let drawing = Drawing { inner: demo(), asked: asked.clone(), answer: None };
+    let drawing = Drawing { inner: demo(), asked: asked.clone(), held: Logits::default(), answer: None };
     let found = replies(Box::new(drawing));
     assert_eq!(found, replies(Box::new(demo())));
     assert!(
         found.iter().all(|(tokens, reason)| (tokens.len(), reason) == (MAX_TOKENS, &FinishReason::Length))
     );
-    // Requests 1, 2 and 7 are drawn, 0, 3 and 6 but for each fifth token; 4 and 5 need their logits.
+    // Requests 4 and 5 need their logits.
     let [rows, draws] = [&asked.rows, &asked.draws].map(|count| count.load(Ordering::Relaxed));
-    assert_eq!((draws, rows), (3 * MAX_TOKENS + 3 * MAX_TOKENS * 4 / 5, 2 * MAX_TOKENS + 3 * MAX_TOKENS / 5));
+    assert_eq!((draws, rows), (6 * MAX_TOKENS, 2 * MAX_TOKENS));
 }
 
 #[test]
@@ -189,7 +204,8 @@ fn a_draw_that_fails_is_its_own_requests_failure() {
         (Drawn::NotFinite, "the model's logits are not finite"),
         (Drawn::NothingAllowed, "the constraint allows none of the tokens"),
     ] {
-        let drawing = Drawing { inner: demo(), asked: Arc::default(), answer: Some(answer) };
+        let drawing =
+            Drawing { inner: demo(), asked: Arc::default(), held: Logits::default(), answer: Some(answer) };
         for (idx, (tokens, reason)) in replies(Box::new(drawing)).into_iter().enumerate() {
             match idx {
                 4 | 5 => assert_eq!((tokens.len(), reason), (MAX_TOKENS, FinishReason::Length)),
@@ -197,4 +213,39 @@ fn a_draw_that_fails_is_its_own_requests_failure() {
             }
         }
     }
+}
+
+/// Says nothing sensible of the third token.
+struct Panicking(u32);
+
+impl TokenConstraint for Panicking {
+    fn allowed(&mut self) -> AllowedTokens<'_> {
+        assert!(self.0 < 2, "on purpose");
+        AllowedTokens::All
+    }
+
+    fn accept(&mut self, _token: u32) {
+        self.0 += 1;
+    }
+}
+
+/// The rows behind its own are drawn from all the same.
+#[test]
+fn a_constraint_that_panics_is_its_own_requests_failure() {
+    let asked = Arc::new(Asked::default());
+    let drawing = Drawing { inner: demo(), asked, held: Logits::default(), answer: None };
+    let config = EngineConfig { num_speculative_tokens: 0, ..EngineConfig::default() };
+    let submit_all = |runner: Box<dyn ModelRunner>, panics: bool| {
+        let (engine, _thread) = Engine::start(runner, config).unwrap();
+        let requests = (0..3).map(|idx| {
+            let constraint = (panics && idx == 1).then(|| Box::new(Panicking(0)) as Box<dyn TokenConstraint>);
+            GenerationRequest { constraint, ..request(idx) }
+        });
+        let generations: Vec<_> = requests.map(|request| engine.submit(request).unwrap()).collect();
+        generations.into_iter().map(reply).collect::<Vec<_>>()
+    };
+    let (found, expected) = (submit_all(Box::new(drawing), true), submit_all(Box::new(demo()), false));
+    assert_eq!((&found[0], &found[2]), (&expected[0], &expected[2]));
+    let panicked = FinishReason::Failed("the constraint panicked: on purpose".to_owned());
+    assert_eq!(found[1], (expected[1].0[..2].to_vec(), panicked));
 }

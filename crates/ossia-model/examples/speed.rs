@@ -75,7 +75,7 @@ fn batch(start: usize, end: usize, max_len: usize) -> ForwardBatch {
         full: metadata(0),
         sliding: metadata(num_blocks),
         logits_indices: vec![(end - start) as u32 - 1],
-        draws: vec![],
+        draw_rows: vec![],
     }
 }
 

@@ -24,15 +24,15 @@ pub struct ForwardBatch {
     pub sliding: KvMetadata,
     /// Rows of `input_ids` whose logits are wanted, in the order wanted.
     pub logits_indices: Vec<u32>,
-    /// Rows of `input_ids` whose next token is drawn where the logits are; these are then not among the rows wanted. Only
-    /// for models that draw ([`crate::GptOss::draws`]).
-    pub draws: Vec<TokenDraw>,
+    /// Rows of `input_ids` whose logits stay where they are, for [`crate::GptOss::draw`]; these are then not among the rows
+    /// wanted. Only for models that draw ([`crate::GptOss::draws`]).
+    pub draw_rows: Vec<u32>,
 }
 
-/// A token that is drawn by the pass itself.
+/// A token that is drawn where the logits are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenDraw {
-    /// Row of `input_ids` that it follows.
+    /// Which of [`ForwardBatch::draw_rows`] of the last pass it follows.
     pub row: u32,
     /// How it is drawn.
     pub draw: Draw,
@@ -74,8 +74,7 @@ impl ForwardBatch {
         check_below("input_ids", &self.input_ids, vocab_size)?;
         check_below("positions", &self.positions, max_positions)?;
         check_below("logits_indices", &self.logits_indices, num_tokens)?;
-        let draw_rows: Vec<u32> = self.draws.iter().map(|draw| draw.row).collect();
-        check_below("draws", &draw_rows, num_tokens)?;
+        check_below("draw_rows", &self.draw_rows, num_tokens)?;
         self.validate_sequences()
     }
 
@@ -136,7 +135,7 @@ mod tests {
             full: metadata.clone(),
             sliding: metadata,
             logits_indices: vec![3],
-            draws: vec![],
+            draw_rows: vec![],
         }
     }
 
@@ -150,13 +149,7 @@ mod tests {
     #[test]
     fn names_the_wrong_field() {
         type Break = fn(&mut ForwardBatch);
-        let draw = Draw { temperature: 1.0, uniform: 0.5, forbidden: vec![], filters: None };
-        let mut with_draw = batch();
-        with_draw.draws.push(TokenDraw { row: 4, draw });
-        assert!(
-            matches!(with_draw.validate(5, 10), Err(ModelError::Batch { field, .. }) if field == "draws")
-        );
-        let cases: [(&str, Break); 9] = [
+        let cases: [(&str, Break); 10] = [
             ("positions", |b| b.positions.truncate(3)),
             ("cu_seqlens_q", |b| b.cu_seqlens_q = vec![0, 3]),
             ("cu_seqlens_q", |b| b.cu_seqlens_q = vec![0, 4, 3]),
@@ -166,6 +159,7 @@ mod tests {
             ("positions", |b| b.positions[3] = 10),
             ("positions", |b| b.positions[1] = 2),
             ("logits_indices", |b| b.logits_indices = vec![4]),
+            ("draw_rows", |b| b.draw_rows = vec![4]),
         ];
         for (expected, break_it) in cases {
             let mut batch = batch();

@@ -1,14 +1,10 @@
 //! The output of one forward pass.
 
-use ossia_kernels::Drawn;
-
-/// Next-token logits in f32, row-major, one row per entry of [`crate::ForwardBatch::logits_indices`]; and the tokens that the
-/// pass drew itself.
+/// Next-token logits in f32, row-major, one row per entry of [`crate::ForwardBatch::logits_indices`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Logits {
     vocab_size: usize,
     data: Vec<f32>,
-    drawn: Vec<Drawn>,
 }
 
 impl Logits {
@@ -16,25 +12,14 @@ impl Logits {
     pub fn new(vocab_size: usize, mut data: Vec<f32>) -> Self {
         let whole = data.len() - data.len().checked_rem(vocab_size).unwrap_or(data.len());
         data.truncate(whole);
-        Self { vocab_size, data, drawn: Vec::new() }
+        Self { vocab_size, data }
     }
 
     /// Makes it `rows` rows of `vocab_size` columns in the memory that it has, if that is enough. Values are
-    /// whatever was there before, and nothing is drawn: rows of a batch are tens of megabytes, and fresh memory costs more than filling it.
+    /// whatever was there before: rows of a batch are tens of megabytes, and fresh memory costs more than filling it.
     pub fn reshape(&mut self, rows: usize, vocab_size: usize) {
         self.vocab_size = vocab_size;
         self.data.resize(rows * vocab_size, 0.0);
-        self.drawn.clear();
-    }
-
-    /// What came of each of [`crate::ForwardBatch::draws`], in their order.
-    pub fn drawn(&self) -> &[Drawn] {
-        &self.drawn
-    }
-
-    /// Notes what was drawn.
-    pub fn set_drawn(&mut self, drawn: Vec<Drawn>) {
-        self.drawn = drawn;
     }
 
     /// Number of rows.

@@ -73,7 +73,7 @@ fn decode_batch(input_ids: &[u32], position: u32) -> ForwardBatch {
         full: group(0),
         sliding: group(count),
         logits_indices: (0..count).collect(),
-        draws: vec![],
+        draw_rows: vec![],
     }
 }
 
@@ -93,16 +93,22 @@ fn replayed_passes_draw_what_their_logits_say() {
     let mut rows = Vec::new();
     for position in 0..6 {
         // The same token of two sequences: drawn from one, wanted of the other.
-        let draw = Draw { temperature: 0.0, uniform: 0.0, forbidden: vec![], filters: None };
         let batch = ForwardBatch {
             logits_indices: vec![1],
-            draws: vec![TokenDraw { row: 0, draw }],
+            draw_rows: vec![0],
             ..decode_batch(&[7 + position; 2], position)
         };
         let logits = model.forward(&batch, &mut kv).unwrap();
         let row = logits.row(0);
-        let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
-        assert_eq!(logits.drawn(), [Drawn::Token(best as u32)], "position {position}");
+        let mut ranked: Vec<usize> = (0..row.len()).collect();
+        ranked.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+        // Masks may be known only now: this one is of all tokens but the best.
+        let allowed = (0..row.len().div_ceil(32))
+            .map(|word| if ranked[0] / 32 == word { !(1 << (ranked[0] % 32)) } else { u32::MAX });
+        let draw = Draw { allowed: (position > 2).then(|| allowed.collect()), ..Draw::plain(0.0, 0.0) };
+        let expected = if draw.allowed.is_some() { ranked[1] } else { ranked[0] };
+        let drawn = model.draw(&[TokenDraw { row: 0, draw }], &mut kv).unwrap();
+        assert_eq!(drawn, [Drawn::Token(expected as u32)], "position {position}");
         rows.push(row.to_vec());
     }
     assert!(rows.windows(2).all(|rows| rows[0] != rows[1]), "a replay computes anew");
@@ -171,16 +177,13 @@ fn ranks_on_two_devices() {
     // Tokens are drawn where all logits are: here of the second of two sequences that are the same.
     let model = load(&ModelOptions { backend: backend(), ..ModelOptions::default() });
     let mut kv = model.allocate_kv_cache(8, 16).unwrap();
-    let draw = Draw { temperature: 0.0, uniform: 0.0, forbidden: vec![], filters: None };
-    let batch = ForwardBatch {
-        logits_indices: vec![0],
-        draws: vec![TokenDraw { row: 1, draw }],
-        ..decode_batch(&[7; 2], 0)
-    };
+    let batch = ForwardBatch { logits_indices: vec![0], draw_rows: vec![1], ..decode_batch(&[7; 2], 0) };
     let logits = model.forward(&batch, &mut kv).unwrap();
     let row = logits.row(0);
     let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
-    assert_eq!(logits.drawn(), [Drawn::Token(best as u32)]);
+    let draw = TokenDraw { row: 0, draw: Draw::plain(0.0, 0.0) };
+    assert_eq!(model.draw(std::slice::from_ref(&draw), &mut kv).unwrap(), [Drawn::Token(best as u32)]);
+    assert!(model.draw(&[TokenDraw { row: 1, ..draw }], &mut kv).is_err());
     // A device that is both ranks is none of NCCL's.
     let same = ModelOptions { backend: backend(), peers: vec![backend()], ..ModelOptions::default() };
     let error = GptOss::dummy(config(), 1, &same).err().unwrap().to_string();

@@ -62,6 +62,8 @@ pub struct ScriptedRunner {
     slots: Vec<u32>,
     plays: HashMap<u64, Arc<Plays>>,
     fallback: Vec<u32>,
+    /// What comes next at each of the last batch's `draw_rows`, best first.
+    held: Vec<Vec<u32>>,
 }
 
 impl ScriptedRunner {
@@ -78,6 +80,7 @@ impl ScriptedRunner {
             slots: vec![0; options.num_blocks * options.block_size],
             plays: HashMap::new(),
             fallback: fallback(&tokenizer),
+            held: Vec::new(),
             tokenizer,
         })
     }
@@ -207,13 +210,12 @@ impl ScriptedRunner {
             rank(logits, 0.0, &said);
             longest = longest.max(delay);
         }
-        let mut drawn = Vec::with_capacity(batch.draws.len());
-        for TokenDraw { row, draw } in &batch.draws {
-            let (said, delay) = self.next_tokens(batch, *row)?;
-            drawn.push(first_allowed(said.iter().chain(&self.fallback), draw, vocab_size));
+        self.held.clear();
+        for &row in &batch.draw_rows {
+            let (said, delay) = self.next_tokens(batch, row)?;
+            self.held.push(said);
             longest = longest.max(delay);
         }
-        logits.set_drawn(drawn);
         if !longest.is_zero() {
             std::thread::sleep(longest);
         }
@@ -240,6 +242,19 @@ impl ModelRunner for ScriptedRunner {
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Logits) -> Result<(), RunnerError> {
         self.run(batch, logits).map_err(RunnerError::new)
     }
+
+    fn draw(&mut self, draws: &[TokenDraw]) -> Result<Vec<Drawn>, RunnerError> {
+        let vocab_size = self.tokenizer.vocab_size();
+        let said = |row: u32| {
+            self.held.get(row as usize).ok_or_else(|| RunnerError::new(format!("no row {row} is held")))
+        };
+        let draws = draws.iter();
+        draws
+            .map(|draw| {
+                Ok(first_allowed(said(draw.row)?.iter().chain(&self.fallback), &draw.draw, vocab_size))
+            })
+            .collect()
+    }
 }
 
 /// Gives each token its logit, unless it has a better one.
@@ -250,9 +265,9 @@ fn rank(logits: &mut [f32], first: f32, tokens: &[u32]) {
     }
 }
 
-/// What a draw gives from the logits of `ranked` tokens: the first one that is not forbidden, or any where all of them are.
+/// What a draw gives from the logits of `ranked` tokens: the first one that is allowed, or any other where none of them is.
 fn first_allowed<'a>(mut ranked: impl Iterator<Item = &'a u32>, draw: &Draw, vocab_size: usize) -> Drawn {
-    let is_allowed = |token: &u32| !draw.forbidden.contains(token);
+    let is_allowed = |token: &u32| draw.allows(*token);
     if let Some(&best) = ranked.find(|&token| is_allowed(token)) {
         return Drawn::Token(best);
     }

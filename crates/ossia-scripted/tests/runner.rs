@@ -51,7 +51,7 @@ fn batch(context: &[u32], start: usize) -> ForwardBatch {
         full: group(0),
         sliding: group(FIRST_SLIDING),
         logits_indices: vec![(len - start) as u32 - 1],
-        draws: vec![],
+        draw_rows: vec![],
     }
 }
 
@@ -66,14 +66,20 @@ fn best(logits: &Logits) -> u32 {
     (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32
 }
 
-/// What the runner draws in place of giving logits, without the tokens that are forbidden.
+/// What the runner draws in place of giving logits, without the tokens that are forbidden; a mask that forbids the same gives the same.
 fn draw(runner: &mut ScriptedRunner, mut batch: ForwardBatch, temperature: f32, forbidden: &[u32]) -> Drawn {
-    let row = batch.logits_indices.pop().unwrap();
-    let draw = Draw { temperature, uniform: 0.5, forbidden: forbidden.to_vec(), filters: None };
-    batch.draws = vec![TokenDraw { row, draw }];
-    let logits = forward(runner, &batch).unwrap();
-    assert_eq!((logits.rows(), logits.drawn().len()), (0, 1));
-    logits.drawn()[0]
+    batch.draw_rows = std::mem::take(&mut batch.logits_indices);
+    assert_eq!(forward(runner, &batch).unwrap().rows(), 0);
+    let struck_out = Draw { forbidden: forbidden.to_vec(), ..Draw::plain(temperature, 0.5) };
+    let word =
+        |at: u32| (0..32).fold(0, |word, bit| word | u32::from(!forbidden.contains(&(at * 32 + bit))) << bit);
+    let mask = (0..bytes_tokenizer().vocab_size() as u32).step_by(32).map(|first| word(first / 32)).collect();
+    let masked = Draw { allowed: Some(mask), ..Draw::plain(temperature, 0.5) };
+    let [struck_out, masked] =
+        [struck_out, masked].map(|draw| runner.draw(&[TokenDraw { row: 0, draw }]).unwrap().pop().unwrap());
+    assert_eq!(struck_out, masked);
+    assert!(runner.draw(&[TokenDraw { row: 1, draw: Draw::plain(0.0, 0.0) }]).is_err());
+    masked
 }
 
 /// Generates greedily until a stop token.

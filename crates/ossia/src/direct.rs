@@ -53,16 +53,18 @@ impl Direct {
         self.run(&batch)
     }
 
-    /// The same up to each sequence's next token, as a server needs it: drawn by the pass if the model draws, else from the
+    /// The same up to each sequence's next token, as a server needs it: drawn where the logits are if the model draws, else from the
     /// last token's logits by whoever wants one.
-    pub(crate) fn decode(&mut self, input_ids: &[&[u32]], context_len: usize) -> Result<&Logits> {
+    pub(crate) fn decode(&mut self, input_ids: &[&[u32]], context_len: usize) -> Result<()> {
         let mut batch = self.batch(input_ids, context_len);
         if self.model.draws() {
-            let draw = Draw { temperature: 1.0, uniform: 0.5, forbidden: Vec::new(), filters: None };
-            let rows = std::mem::take(&mut batch.logits_indices).into_iter();
-            batch.draws = rows.map(|row| TokenDraw { row, draw: draw.clone() }).collect();
+            batch.draw_rows = std::mem::take(&mut batch.logits_indices);
         }
-        self.run(&batch)
+        self.run(&batch)?;
+        let draws =
+            (0..batch.draw_rows.len() as u32).map(|row| TokenDraw { row, draw: Draw::plain(1.0, 0.5) });
+        self.model.draw(&draws.collect::<Vec<_>>(), &mut self.kv_cache)?;
+        Ok(())
     }
 
     /// A pass that wants the logits of each sequence's last token.

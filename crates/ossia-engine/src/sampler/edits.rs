@@ -68,7 +68,7 @@ pub(super) fn bitmask<'a>(row: &mut [f32], allowed: AllowedTokens<'a>) -> Option
 }
 
 /// The bits of `ids`, for a row of `len` tokens.
-fn bits(ids: &[u32], len: usize) -> Vec<u32> {
+pub(super) fn bits(ids: &[u32], len: usize) -> Vec<u32> {
     let mut words = vec![0; len.div_ceil(32)];
     for &id in ids {
         if let Some(word) = words.get_mut(id as usize / 32) {
@@ -76,6 +76,18 @@ fn bits(ids: &[u32], len: usize) -> Vec<u32> {
         }
     }
     words
+}
+
+/// Whether a row of `len` tokens has one that `allowed` allows, if it is given, and that is not among `forbidden`.
+pub(super) fn leaves_some(allowed: Option<&[u32]>, forbidden: &[u32], len: usize) -> bool {
+    if allowed.is_none() && forbidden.len() < len {
+        return true;
+    }
+    bits(forbidden, len).into_iter().enumerate().any(|(at, forbidden)| {
+        let allowed = allowed.map_or(u32::MAX, |allowed| allowed.get(at).copied().unwrap_or(0));
+        let left = allowed & !forbidden;
+        left != 0 && at * 32 + (left.trailing_zeros() as usize) < len
+    })
 }
 
 /// Sets the logits of `ids` to minus infinity and returns what they were.
@@ -112,6 +124,17 @@ mod tests {
         assert_eq!(masked(AllowedTokens::Except(&[1, 9])), ([0.0, f32::NEG_INFINITY, 2.0, 3.0], None));
         assert_eq!(masked(AllowedTokens::Only(&[3, 3, 9, 99])), (whole, Some(vec![0b10_0000_1000])));
         assert_eq!(masked(AllowedTokens::Bitmask(&[0b0101])), (whole, Some(vec![0b0101])));
+    }
+
+    #[test]
+    fn something_is_left_or_nothing() {
+        assert!(leaves_some(None, &[0, 1, 1], 4) && leaves_some(None, &[0, 1, 1, 2], 4));
+        assert!(!leaves_some(None, &[3, 0, 1, 2], 4));
+        assert!(leaves_some(Some(&[0b110]), &[1], 4));
+        assert!(!leaves_some(Some(&[0b110]), &[1, 2], 4));
+        // What lies past the row's or the mask's end does not count.
+        assert!(!leaves_some(Some(&[0b1_0110]), &[1, 2], 4));
+        assert!(!leaves_some(Some(&[1]), &[0], 40) && leaves_some(Some(&[1, 1]), &[0], 40));
     }
 
     #[test]

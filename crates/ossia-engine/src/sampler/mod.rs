@@ -57,20 +57,23 @@ pub(crate) struct Sampled {
 enum Source<'a> {
     /// A row of logits for the next token, and one for each draft token.
     Rows(Vec<&'a mut [f32]>),
-    /// The pass drew it.
-    Drawn(Drawn),
+    /// It was drawn where the logits are.
+    Drawn(Result<Drawn, SampleError>),
 }
 
 /// Samples the next tokens of each sequence and appends them. Rows come in the order of the sequences that need them, one for
 /// the next token of each and one for each of its scheduled drafts; what was drawn, in the order of the others.
-pub(crate) fn sample_rows(seqs: Vec<&mut Sequence>, logits: &mut Logits) -> Vec<Sampled> {
-    let drawn = logits.drawn().to_vec();
+pub(crate) fn sample_rows(
+    seqs: Vec<&mut Sequence>,
+    logits: &mut Logits,
+    drawn: Vec<Result<Drawn, SampleError>>,
+) -> Vec<Sampled> {
     let (mut rows, mut drawn) = (logits.rows_mut(), drawn.into_iter());
     let jobs: Vec<_> = seqs
         .into_iter()
         .map(|seq| {
             let source = match seq.is_drawn {
-                true => Source::Drawn(drawn.next().unwrap_or(Drawn::NothingAllowed)),
+                true => Source::Drawn(drawn.next().unwrap_or(Ok(Drawn::NothingAllowed))),
                 false => Source::Rows(rows.by_ref().take(1 + seq.num_scheduled_drafts).collect()),
             };
             (seq, source)
@@ -91,14 +94,15 @@ fn sample_sequence((seq, source): (&mut Sequence, Source)) -> Sampled {
     }
 }
 
-/// Takes the token that the pass drew.
-fn note_drawn(seq: &mut Sequence, drawn: Drawn) -> Sampled {
+/// Takes the token that was drawn.
+fn note_drawn(seq: &mut Sequence, drawn: Result<Drawn, SampleError>) -> Sampled {
     let (_, sampler) = seq.stop_token_ids_and_sampler();
     let token = match drawn {
-        Drawn::Token(id) => catch_unwind(AssertUnwindSafe(|| sampler.note(id)))
+        Ok(Drawn::Token(id)) => catch_unwind(AssertUnwindSafe(|| sampler.note(id)))
             .map_err(|panic| SampleError::ConstraintPanicked(panic_message(&*panic))),
-        Drawn::NotFinite => Err(SampleError::NotFinite),
-        Drawn::NothingAllowed => Err(SampleError::NothingAllowed),
+        Ok(Drawn::NotFinite) => Err(SampleError::NotFinite),
+        Ok(Drawn::NothingAllowed) => Err(SampleError::NothingAllowed),
+        Err(error) => Err(error),
     };
     match token {
         Ok(token) => {
@@ -163,45 +167,43 @@ impl SequenceSampler {
         let _ = catch_unwind(AssertUnwindSafe(|| constraint.prepare()));
     }
 
-    /// How the token after `num_generated` ones can be drawn without its logits being seen here: at any temperature, with the
-    /// few tokens struck out that free text forbids or `min_tokens` holds back, filtered or not, and with nothing else that
-    /// changes or asks for logits.
+    /// Whether tokens can be drawn without their logits being seen here: at any temperature, masked and filtered or not, and with
+    /// nothing else that changes or asks for logits.
+    pub(crate) fn can_be_drawn(&self) -> bool {
+        !self.params.needs_logits()
+    }
+
+    /// How the token after `num_generated` ones is drawn: with the mask that the constraint computed beside the pass, and with the
+    /// uniform numbers that [`Self::sample`] would have used.
     pub(crate) fn plan_draw(
         &mut self,
         num_generated: usize,
         stop_token_ids: &[u32],
         vocab_size: usize,
-    ) -> Option<Draw> {
+    ) -> Result<Draw, SampleError> {
         let Self { params, seed, constraint, .. } = self;
-        if params.needs_logits() {
-            return None;
-        }
-        let mut forbidden = match constraint {
-            None => Vec::new(),
-            // A mask is computed beside the pass, and is too large to be worth sending.
-            Some(constraint) if constraint.wants_to_prepare() => return None,
-            Some(constraint) => match catch_unwind(AssertUnwindSafe(|| match constraint.allowed() {
-                AllowedTokens::All => Some(Vec::new()),
-                AllowedTokens::Except(ids) => Some(ids.to_vec()),
-                AllowedTokens::Only(_) | AllowedTokens::Bitmask(_) => None,
-            })) {
-                Ok(forbidden) => forbidden?,
-                // If it panics it will again when it is asked for its mask, and that is its request's failure.
-                Err(_) => return None,
-            },
+        let allowed = |constraint: &mut Box<dyn TokenConstraint>| match constraint.allowed() {
+            AllowedTokens::All => (Vec::new(), None),
+            AllowedTokens::Except(ids) => (ids.to_vec(), None),
+            AllowedTokens::Only(ids) => (Vec::new(), Some(edits::bits(ids, vocab_size))),
+            AllowedTokens::Bitmask(words) => (Vec::new(), Some(words.to_vec())),
         };
+        // The constraint is the caller's code: its panic is its own request's failure.
+        let (mut forbidden, allowed) =
+            catch_unwind(AssertUnwindSafe(|| constraint.as_mut().map(allowed).unwrap_or_default()))
+                .map_err(|panic| SampleError::ConstraintPanicked(panic_message(&*panic)))?;
         if num_generated < params.min_tokens {
-            forbidden.extend_from_slice(stop_token_ids);
-            // Where nothing else may be left, stop tokens are not held back.
-            if forbidden.len() >= vocab_size {
-                return None;
+            let with_stops = [&forbidden[..], stop_token_ids].concat();
+            // Where nothing else is left, stop tokens are not held back.
+            if edits::leaves_some(allowed.as_deref(), &with_stops, vocab_size) {
+                forbidden = with_stops;
             }
         }
         let SamplingParams { temperature, top_k, top_p, min_p, .. } = *params;
         let mut uniforms = Uniforms::new(*seed, num_generated as u64);
         let uniform = uniforms.next_uniform();
         let filters = params.has_filters().then_some(Filters { top_k, top_p, min_p, redraws: uniforms });
-        Some(Draw { temperature, uniform, forbidden, filters })
+        Ok(Draw { temperature, uniform, forbidden, allowed, filters })
     }
 
     /// Takes note of a token that was drawn elsewhere.

@@ -16,7 +16,7 @@ use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 
-use ossia_kernels::{Backend, Communicator};
+use ossia_kernels::{Backend, Communicator, Drawn};
 
 pub use self::options::{DenseWeights, ModelOptions};
 use self::pass::AttentionBatches;
@@ -26,7 +26,7 @@ use self::rank::Rank;
 use self::shard::Shard;
 use crate::kv_cache::KvCache;
 use crate::weights::{Checkpoint, DummyWeights, LoadProgress, WeightSource};
-use crate::{ForwardBatch, GptOssConfig, Logits, ModelError};
+use crate::{ForwardBatch, GptOssConfig, Logits, ModelError, TokenDraw};
 
 /// A gpt-oss model, ready to run. Weights of a checkpoint stay in its mapped files unless the options say otherwise.
 pub struct GptOss {
@@ -84,7 +84,7 @@ impl GptOss {
         &self.first.config
     }
 
-    /// Whether it takes [`ForwardBatch::draws`].
+    /// Whether it takes [`ForwardBatch::draw_rows`].
     pub fn draws(&self) -> bool {
         self.first.options.backend.draws(self.first.config.vocab_size)
     }
@@ -140,7 +140,7 @@ impl GptOss {
     }
 
     /// Runs one pass: writes the new tokens' keys and values into `kv`, a row of logits for each of `batch.logits_indices`
-    /// over what `logits` held, and draws a token for each of `batch.draws`. A row's bits depend only on its sequence's tokens.
+    /// over what `logits` held, and keeps the logits of `batch.draw_rows` for [`Self::draw`]. A row's bits depend only on its sequence's tokens.
     ///
     /// # Errors
     /// [`ModelError::Batch`] if the batch contradicts itself, the model or the cache; the cache's blocks
@@ -162,5 +162,14 @@ impl GptOss {
         let caches = kv.peers.clone();
         let first = || self.first.pass(batch, kv, logits);
         self.peers.run_beside(&self.first.communicator, batch, &caches, first)
+    }
+
+    /// Draws tokens where the logits of the last pass over `kv` are, one for each of `draws`, at most once from each row: logits of
+    /// tokens that may not be drawn are overwritten.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] if a draw is from a row that the pass did not have in its `draw_rows`.
+    pub fn draw(&self, draws: &[TokenDraw], kv: &mut KvCache) -> Result<Vec<Drawn>, ModelError> {
+        self.first.draw(draws, &mut kv.passes)
     }
 }

@@ -1,16 +1,17 @@
 //! One pass: what it reads is placed on the device, its work is launched or replayed, and logits or drawn tokens are fetched.
 
 use candle_core::Tensor;
-use ossia_kernels::{AttentionBatch, AttentionMetadata, CosSin, DeviceInput, Recordings, TokenIds};
+use ossia_kernels::{AttentionBatch, AttentionMetadata, CosSin, DeviceInput, Drawn, Recordings, TokenIds};
 
 use super::rank::Rank;
 use super::residual::ResidualStream;
-use crate::{ForwardBatch, KvCache, KvMetadata, Logits, ModelError};
+use crate::{ForwardBatch, KvCache, KvMetadata, Logits, ModelError, TokenDraw};
 
 /// Most tokens of a pass that is recorded.
 const MAX_RECORDED_TOKENS: usize = 256;
 
-/// What passes over one KV cache keep on the device: the memory of what they read from the host, and what was recorded.
+/// What passes over one KV cache keep on the device: the memory of what they read from the host, what was recorded, and the logits that
+/// the last one left to be drawn from.
 #[derive(Debug, Default)]
 pub(crate) struct Passes {
     ids: DeviceInput,
@@ -19,6 +20,15 @@ pub(crate) struct Passes {
     sliding: DeviceInput,
     draws: DeviceInput,
     recordings: Recordings,
+    held: Option<Held>,
+}
+
+/// Logits that stay where they are.
+#[derive(Debug)]
+struct Held {
+    logits: Tensor,
+    /// Their rows for each of the batch's `draw_rows`.
+    rows: Vec<u32>,
 }
 
 /// What a pass reads from the host, on the device.
@@ -38,7 +48,7 @@ pub(super) struct AttentionBatches<'a> {
 struct Rows {
     /// Rows of the batch, in the order of the logits' rows.
     computed: Vec<u32>,
-    /// The logits' row of each output: those wanted, then those drawn from.
+    /// The logits' row of each output: those wanted, then those held.
     of_outputs: Vec<u32>,
     /// Whether they are all tokens of the batch in order.
     are_all: bool,
@@ -47,7 +57,7 @@ struct Rows {
 impl Rows {
     fn of(batch: &ForwardBatch) -> Self {
         let wanted = batch.logits_indices.iter().copied();
-        let outputs: Vec<u32> = wanted.chain(batch.draws.iter().map(|draw| draw.row)).collect();
+        let outputs: Vec<u32> = wanted.chain(batch.draw_rows.iter().copied()).collect();
         let mut sorted = outputs.clone();
         sorted.sort_unstable();
         let all = 0..batch.num_tokens() as u32;
@@ -59,7 +69,7 @@ impl Rows {
 }
 
 impl Rank {
-    /// Places what the pass reads on the device, computes or replays, and fetches the logits or draws.
+    /// Places what the pass reads on the device, computes or replays, and fetches the logits that are wanted.
     pub(super) fn run(
         &self,
         batch: &ForwardBatch,
@@ -68,7 +78,8 @@ impl Rank {
         out: &mut Logits,
     ) -> Result<(), ModelError> {
         let backend = &self.options.backend;
-        let Passes { ids, rotary, full, sliding, draws, recordings } = passes;
+        let Passes { ids, rotary, full, sliding, recordings, held, .. } = passes;
+        *held = None;
         let inputs = Inputs {
             ids: self.embed_tokens.place(&batch.input_ids, ids)?,
             rotary: self.rotary_emb.at(&batch.positions, backend, rotary)?,
@@ -88,34 +99,40 @@ impl Rank {
             Some(key) => recordings.run(backend, key, compute)?,
             None => compute()?,
         };
-        match self.is_first() {
-            true => self.fetch(batch, &rows, &logits, out, draws),
-            false => Ok(()),
+        if self.is_first() {
+            let (wanted, to_hold) = rows.of_outputs.split_at(batch.logits_indices.len());
+            self.fetch(&logits, wanted, out)?;
+            *held = (!to_hold.is_empty()).then(|| Held { logits, rows: to_hold.to_vec() });
+        }
+        Ok(())
+    }
+
+    /// Draws from the rows that the last pass held.
+    pub(super) fn draw(&self, draws: &[TokenDraw], passes: &mut Passes) -> Result<Vec<Drawn>, ModelError> {
+        let held_rows = passes.held.as_ref().map_or(&[][..], |held| &held.rows);
+        let of_logits = |draw: &TokenDraw| held_rows.get(draw.row as usize).copied();
+        if let Some(draw) = draws.iter().find(|draw| of_logits(draw).is_none()) {
+            return Err(ModelError::Batch {
+                field: "draw_rows".to_owned(),
+                message: format!("of the last pass has {} entries, none at {}", held_rows.len(), draw.row),
+            });
+        }
+        let placed: Vec<_> = draws.iter().filter_map(|draw| Some((of_logits(draw)?, &draw.draw))).collect();
+        match &passes.held {
+            Some(held) => Ok(self.options.backend.draw(&held.logits, &placed, &mut passes.draws)?),
+            None => Ok(Vec::new()),
         }
     }
 
-    /// Copies the rows of logits that are wanted into `out` and draws where a token is.
-    fn fetch(
-        &self,
-        batch: &ForwardBatch,
-        rows: &Rows,
-        logits: &Tensor,
-        out: &mut Logits,
-        input: &mut DeviceInput,
-    ) -> Result<(), ModelError> {
+    /// Copies the rows `wanted` of the logits into `out`.
+    fn fetch(&self, logits: &Tensor, wanted: &[u32], out: &mut Logits) -> Result<(), ModelError> {
         let backend = &self.options.backend;
-        let (wanted, drawn) = rows.of_outputs.split_at(batch.logits_indices.len());
-        if wanted.iter().copied().eq(0..rows.computed.len() as u32) && !wanted.is_empty() {
+        if wanted.iter().copied().eq(0..logits.dims()[0] as u32) {
             backend.read(logits, out.data_mut())?;
         } else {
             for (&row, out) in wanted.iter().zip(out.rows_mut()) {
                 backend.read(&logits.narrow(0, row as usize, 1)?, out)?;
             }
-        }
-        if !batch.draws.is_empty() {
-            let draws: Vec<_> =
-                drawn.iter().copied().zip(batch.draws.iter().map(|draw| &draw.draw)).collect();
-            out.set_drawn(backend.draw(logits, &draws, input)?);
         }
         Ok(())
     }

@@ -190,7 +190,7 @@ mod tests {
             full: group(0),
             sliding: group(1),
             logits_indices: vec![0],
-            draws: vec![],
+            draw_rows: vec![],
         }
     }
 
