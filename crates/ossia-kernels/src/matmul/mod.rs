@@ -6,7 +6,7 @@
 //! | path | weights | products and sums | order of the sum over `k` |
 //! |---|---|---|---|
 //! | [`portable`] | decoded to f32 | f32 multiply, f32 add | 16 partial sums by `k % 16`, halving tree |
-//! | [`f32_avx2`], [`f32_avx512`] | decoded to f32 in registers | f32 FMA | one partial sum per lane, halving tree |
+//! | [`f32_avx2`], [`f32_avx512`], `f32_neon` | decoded to f32 in registers | f32 FMA | one partial sum per lane, halving tree |
 //! | [`f32_columns`] | bf16, column by column | f32 FMA | ascending |
 //! | [`int16`] | integers of MXFP4 and of 8 bits | exact sums of 32 products, f32 FMA | four partial sums by block of 32 |
 //! | [`bf16_pairs`] | bf16 as stored | pairs of bf16 products, f32 sums | one partial sum per lane, halving tree |
@@ -24,6 +24,8 @@ mod f32_avx2;
 #[cfg(target_arch = "x86_64")]
 mod f32_avx512;
 mod f32_columns;
+#[cfg(target_arch = "aarch64")]
+mod f32_neon;
 mod f32_pack;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod int16;
@@ -197,6 +199,8 @@ fn multiply_f32(weight: MatrixView<'_>, rows: Range<usize>, x: &F32Rows, isa: Is
         Isa::Avx2 if f32_avx2::takes(weight.format) => unsafe {
             f32_avx2::multiply(weight, rows, x, out);
         },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon if f32_neon::takes(weight.format) => f32_neon::multiply(weight, rows, x, out),
         _ => portable::multiply(weight, rows, x, out),
     }
 }

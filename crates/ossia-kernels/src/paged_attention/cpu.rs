@@ -10,7 +10,7 @@ use super::amx;
 use super::staged::{Caches, HeadsOfSlots};
 use super::sums::{Sums, padded};
 use super::tile::{self, TileInput};
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::vector;
 use super::vector::Portable;
 use super::vector_rows::VectorRows;
@@ -37,7 +37,7 @@ pub(super) trait KvElement: Copy + Sync + Sized {
     /// The nearest number, the larger one of two.
     fn of_f32(x: f32) -> Self;
     /// The pointer as what it is.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn typed(from: *const Self) -> TypedPointer;
     /// The paths that multiply bf16 as it is, in pairs and in tiles, where they are.
     #[cfg(target_arch = "x86_64")]
@@ -47,7 +47,7 @@ pub(super) trait KvElement: Copy + Sync + Sized {
 }
 
 /// A pointer to elements of a cache.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) enum TypedPointer {
     F32(*const f32),
     Bf16(*const bf16),
@@ -69,7 +69,7 @@ impl KvElement for f32 {
         x
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline(always)]
     fn typed(from: *const Self) -> TypedPointer {
         TypedPointer::F32(from)
@@ -93,7 +93,7 @@ impl KvElement for bf16 {
         bf16::from_bits((x.to_bits().wrapping_add(0x8000) >> 16) as u16)
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline(always)]
     fn typed(from: *const Self) -> TypedPointer {
         TypedPointer::Bf16(from)
@@ -289,8 +289,20 @@ fn own_paths<T: KvElement>(shape: AttentionShape) -> Vec<(&'static str, Path<T>)
     [slow_pairs, avx2, avx512, fast_pairs, tiles].into_iter().flatten().collect()
 }
 
-/// The paths of an instruction set's own: none yet.
-#[cfg(not(target_arch = "x86_64"))]
+/// The paths of an instruction set's own.
+#[cfg(target_arch = "aarch64")]
+fn own_paths<T: KvElement>(_: AttentionShape) -> Vec<(&'static str, Path<T>)> {
+    // SAFETY: every aarch64 processor has NEON.
+    let run_tile = |input: &TileInput<T>, out: &mut [f32]| unsafe {
+        tile::run::<T, VectorRows<vector::Neon>>(input, out)
+    };
+    // SAFETY: as above.
+    let merge = |total: &mut [f32], later: &[f32]| unsafe { Sums::merge::<vector::Neon>(total, later) };
+    vec![("neon", Path { run_tile, merge })]
+}
+
+/// The paths of an instruction set's own: none.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn own_paths<T: KvElement>(_: AttentionShape) -> Vec<(&'static str, Path<T>)> {
     Vec::new()
 }

@@ -150,6 +150,8 @@ mod tests {
     use super::*;
     #[cfg(target_arch = "x86_64")]
     use crate::cpu::bf16_pairs;
+    #[cfg(target_arch = "aarch64")]
+    use crate::paged_attention::vector::Neon;
     #[cfg(target_arch = "x86_64")]
     use crate::paged_attention::vector::{Avx2, Avx512, Bf16Pairs};
 
@@ -197,6 +199,11 @@ mod tests {
             if bf16_pairs() != crate::cpu::Bf16Pairs::None {
                 check_keys::<Bf16Pairs, bf16>(bf16::from_f32, &ANY[..3]);
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            check_keys::<Neon, f32>(|x| x, &ANY);
+            check_keys::<Neon, bf16>(bf16::from_f32, &ANY);
         }
     }
 }

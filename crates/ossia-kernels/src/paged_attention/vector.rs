@@ -7,6 +7,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(super) use {
     avx2::Avx2,
@@ -211,6 +215,11 @@ mod tests {
                 check_exp2::<Avx512>();
                 check_lanes::<Avx512>();
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            check_exp2::<Neon>();
+            check_lanes::<Neon>();
         }
     }
 }
