@@ -1,5 +1,6 @@
 //! Automation for this repository: `cargo xtask --help`.
 
+mod aarch64;
 mod command;
 mod cuda;
 mod deny;
@@ -56,7 +57,7 @@ enum Task {
         /// Where [default: target/cuda-home]
         dir: Option<PathBuf>,
     },
-    /// Type-check the CUDA and Metal sides; with the CUDA toolkit laid out, also compile our kernels for every architecture
+    /// Type-check the CUDA and Metal sides and the CPU kernels of aarch64; with the CUDA toolkit laid out, also compile our kernels for every architecture
     DeviceCheck,
     /// Run the CUDA host code and our kernels on the CPU, over a driver made for that; no GPU and no toolkit needed
     CudaDryRun,
@@ -104,13 +105,14 @@ fn ci() -> Result<()> {
 }
 
 /// Clippy with the features of all devices at once, neither of which is here. What the kernels compute is tested on the
-/// CPU; that the Metal sources compile as Metal is not, as only Apple has such a compiler.
+/// CPU; that the Metal sources compile as Metal is not, as only Apple has such a compiler. Then the same for the CPU kernels of aarch64.
 fn device_check() -> Result<()> {
     let patched = metal::Patched::new()?;
     let config = patched.config();
     let args = ["clippy", "--workspace", "--features", "ossia/cuda,ossia/metal-check", "--config"];
     let args = [&args[..], &[&config, "--", "-D", "warnings"]].concat();
-    command::cargo_with_env(&args, &cuda::check_env(&cuda::default_home()))
+    command::cargo_with_env(&args, &cuda::check_env(&cuda::default_home()))?;
+    aarch64::check()
 }
 
 /// Runs the program that writes test assets, optimised.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::command;
+use crate::{aarch64, command};
 
 const REQUIREMENTS: &str = "tests/clients/requirements.txt";
 const JAVASCRIPT: &str = "tests/clients/node";
@@ -57,6 +57,7 @@ pub(crate) fn run() -> Result<()> {
     // Dependencies of every platform, not of this one alone: a test asks cargo, offline, where one of them lies.
     command::run(Command::new("cargo").args(["fetch", "--locked"]))?;
     packages()?;
+    aarch64::add_target();
     if !python().exists() {
         command::run(Command::new("python3").args(["-m", "venv", ".venv"]))?;
     }
