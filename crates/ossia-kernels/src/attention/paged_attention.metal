@@ -24,17 +24,18 @@ struct PagedAttentionShared {
   float sum[ATTENTION_SIMDGROUPS];
 };
 
-/// q and out `[n, heads, head_dim]`; caches bf16 `[num_blocks, block_size, kv_heads, head_dim]`. For each token its
-/// sequence and position; for each sequence where its blocks start in `blocks`, and which of its blocks that is. Grid
-/// [heads, n].
+/// q and out `[n, heads, head_dim]`; caches bf16 `[num_blocks, block_size, kv_heads, head_dim]`; `tokens` those of this launch. For
+/// each token its sequence and position; for each sequence where its blocks start in `blocks`, and which of its blocks that is.
+/// Grid [heads, tokens].
 kernel void paged_attention_bf16(device const float *q, device const ushort *k_cache, device const ushort *v_cache,
-                                 device const uint *token_seqs, device const uint *positions,
-                                 device const uint *table_starts, device const uint *first_blocks,
-                                 device const uint *blocks, device const float *sinks, device float *out,
+                                 device const uint *tokens, device const uint *token_seqs,
+                                 device const uint *positions, device const uint *table_starts,
+                                 device const uint *first_blocks, device const uint *blocks, device const float *sinks,
+                                 device float *out,
                                  constant PagedAttentionArgs &args, uint3 group [[threadgroup_position_in_grid]],
                                  uint index [[thread_index_in_threadgroup]]) {
   SHARED(PagedAttentionShared, shared);
-  const uint head = group.x, token = group.y, simdgroup = index / SIMD_LANES, lane = index % SIMD_LANES;
+  const uint head = group.x, token = tokens[group.y], simdgroup = index / SIMD_LANES, lane = index % SIMD_LANES;
   const uint kv_head = head / (args.num_heads / args.num_kv_heads), seq = token_seqs[token];
   const uint end = positions[token] + 1, first = args.window && end > args.window ? end - args.window : 0;
   device const uint *table = blocks + table_starts[seq];

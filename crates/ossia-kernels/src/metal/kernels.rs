@@ -15,6 +15,7 @@ const SOURCES: &[&str] = &[
     include_str!("prelude.h"),
     include_str!("../attention/paged_attention.metal"),
     include_str!("../attention/rope_and_cache.metal"),
+    include_str!("../attention/tiled_attention.metal"),
     include_str!("../linear/gemv.metal"),
     include_str!("../moe/combine.metal"),
     include_str!("../moe/mxfp4_metal.h"),
@@ -37,6 +38,7 @@ const KERNELS: &[&str] = &[
     "rope_and_cache_f32_bf16",
     "router_top_k_f32",
     "sort_slots_u32",
+    "tiled_attention_f32_bf16",
 ];
 
 /// The kernels of one device.
