@@ -38,7 +38,7 @@ fn main() {
         set_num_threads(num_threads());
     }
     let ceiling = Ceilings { read: measure_read_speed(1 << 30, num_threads(), 5), tiles: tile_ceiling() };
-    println!("{} threads, best path {}", num_threads(), Isa::detect().name());
+    println!("{} threads, best path {}", num_threads(), Isa::in_full());
     println!("memory read: {:.1} GB/s", ceiling.read / 1e9);
     if let Some(tiles) = ceiling.tiles {
         println!("AMX products of bf16 tiles in registers: {:.0} GFLOP/s", tiles / 1e9);

@@ -80,7 +80,7 @@ impl Backend {
     pub fn name(&self) -> String {
         let location = self.device.location();
         match self.form {
-            Form::Cpu => format!("{} threads with {}", num_threads(), Isa::detect().name()),
+            Form::Cpu => format!("{} threads with {}", num_threads(), Isa::in_full()),
             Form::Generic => format!("{location:?} in candle's own ops"),
             #[cfg(feature = "cuda")]
             Form::Cuda(_) => format!("{location:?} with our kernels"),

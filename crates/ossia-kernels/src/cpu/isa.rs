@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::bf16_pairs::{Bf16Pairs, bf16_pairs};
 use crate::{KernelError, Result};
 
 /// Instruction sets with a path of their own, best last.
@@ -48,6 +50,17 @@ impl Isa {
         }
     }
 
+    /// Name of [`Self::detect`] with what else products take beside it, for logs.
+    pub fn in_full() -> &'static str {
+        match Self::detect() {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni if bf16_pairs() == Bf16Pairs::Fast => "AVX-512 VNNI and BF16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 if has_avx_vnni() => "AVX2 and AVX-VNNI",
+            isa => isa.name(),
+        }
+    }
+
     /// Itself, or an error where it cannot run.
     pub(crate) fn checked(self) -> Result<Self> {
         if self.is_available() {
@@ -55,6 +68,12 @@ impl Isa {
         }
         Err(KernelError::IsaUnavailable { isa: self.name() })
     }
+}
+
+/// Whether products of 16-bit integers are summed by one instruction of 256 bits.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx_vnni() -> bool {
+    is_x86_feature_detected!("avxvnni")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -89,5 +108,6 @@ mod tests {
     fn the_detected_set_and_those_below_are_available() {
         assert!(Isa::detect().is_available());
         assert!(Isa::Portable.checked().is_ok());
+        assert!(Isa::in_full().starts_with(Isa::detect().name()));
     }
 }

@@ -72,7 +72,9 @@ impl Int16Rows {
                     Self::pack_with::<avx512::Avx512>(Isa::Avx512Vnni, format, cols, rows)
                 }
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 | Isa::Avx2 => Self::pack_with::<avx2::Avx2>(Isa::Avx2, format, cols, rows),
+                Isa::Avx512 | Isa::Avx2 => {
+                    Self::pack_with::<avx2::Avx2<false>>(Isa::Avx2, format, cols, rows)
+                }
                 #[cfg(target_arch = "aarch64")]
                 Isa::Neon => Self::pack_with::<neon::Neon>(isa, format, cols, rows),
                 _ => unreachable!("no integer products with {}", isa.name()),

@@ -32,6 +32,8 @@ mod wide;
 use std::ops::Range;
 
 use crate::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::has_avx_vnni;
 use crate::weight::{Format, Int8View, MatrixView};
 
 use activations::Quantized;
@@ -119,7 +121,9 @@ pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &In
     unsafe {
         match x.isa() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => multiply_with::<avx2::Avx2>(weight, rows, x, out),
+            Isa::Avx2 if has_avx_vnni() => multiply_with::<avx2::Avx2<true>>(weight, rows, x, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => multiply_with::<avx2::Avx2<false>>(weight, rows, x, out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => multiply_with::<avx512::Avx512>(weight, rows, x, out),
             #[cfg(target_arch = "aarch64")]

@@ -59,7 +59,7 @@ fn speed(args: &BenchSpeedArgs) -> Result<()> {
     let report = Report {
         model: args.model.name(),
         threads: ossia_kernels::num_threads(),
-        isa: ossia_kernels::Isa::detect().name(),
+        isa: ossia_kernels::Isa::in_full(),
         load_s,
         peak_rss: memory::peak_rss(),
         // Whatever else ran may have slowed one of them: the ceiling is what was reached.

@@ -88,7 +88,7 @@ fn layers(settings: &[Setting]) -> String {
 
 fn processor(args: &ServeArgs) -> Result<String> {
     load::set_threads(&args.model.threads)?;
-    Ok(format!("{} threads, matrix products with {}", ossia_kernels::num_threads(), Isa::detect().name()))
+    Ok(format!("{} threads, matrix products with {}", ossia_kernels::num_threads(), Isa::in_full()))
 }
 
 /// Files, hashes, shapes, and whether it fits.

@@ -1,4 +1,5 @@
-//! The integer products with AVX2: `vpmaddwd` and an addition do what VNNI does in one instruction.
+//! The integer products with AVX2: `vpmaddwd` and an addition, or the one instruction of AVX-VNNI, which Intel's laptops have from the
+//! 12th generation on.
 
 mod narrow;
 mod narrow_int8;
@@ -6,6 +7,7 @@ mod panel;
 mod quantize;
 mod tile;
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -17,10 +19,10 @@ use crate::weight::Int8View;
 /// 32-bit lanes of a register.
 const WIDTH: usize = 8;
 
-/// AVX2, FMA and F16C.
-pub(super) struct Avx2;
+/// AVX2, FMA and F16C; AVX-VNNI beside them if `VNNI`.
+pub(super) struct Avx2<const VNNI: bool>;
 
-impl Unit for Avx2 {
+impl<const VNNI: bool> Unit for Avx2<VNNI> {
     const FEW_MXFP4: usize = 8;
     const FEW_INT8: usize = 6;
 
@@ -36,12 +38,12 @@ impl Unit for Avx2 {
 
     unsafe fn multiply_int8(weight: Int8View, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
-        unsafe { narrow_int8::multiply(weight, rows, x, out) }
+        unsafe { narrow_int8::multiply::<VNNI>(weight, rows, x, out) }
     }
 
     unsafe fn add_tile(tile: &Tile, parts: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
-        unsafe { tile::add(tile, parts) }
+        unsafe { tile::add::<VNNI>(tile, parts) }
     }
 }
 
@@ -50,6 +52,27 @@ impl Unit for Avx2 {
 #[target_feature(enable = "avx2")]
 fn add_products(sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
     _mm256_add_epi32(sum, _mm256_madd_epi16(weights, x))
+}
+
+/// The same in one instruction if `VNNI`. (For a few tokens with MXFP4, whose codes fill the registers, that is no faster.)
+///
+/// # Safety
+/// AVX-VNNI if `VNNI`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_products_with<const VNNI: bool>(mut sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
+    if !VNNI {
+        return add_products(sum, weights, x);
+    }
+    // SAFETY: the instruction is there, and touches nothing but the three registers.
+    unsafe {
+        asm!(
+            "{{vex}} vpdpwssd {0}, {1}, {2}",
+            inout(ymm_reg) sum, in(ymm_reg) weights, in(ymm_reg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
 }
 
 /// The values of 64 codes of MXFP4, in halves, as bytes: of the lower nibbles and of the upper ones.

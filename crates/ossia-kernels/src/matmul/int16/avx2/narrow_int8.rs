@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::super::activations::{PackedRow, passes};
 use super::super::int8_panel::{BYTES, LOW_DWORDS, Source};
 use super::super::{BLOCK, Int16Rows, LANES, PLANES};
-use super::{WIDTH, add_products, widen, widen_with};
+use super::{WIDTH, add_products_with, widen, widen_with};
 use crate::weight::Int8View;
 
 /// Registers that hold a panel's rows.
@@ -26,15 +26,20 @@ const PREFETCH: usize = 4096;
 /// # Safety
 /// As [`super::super::multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply(weight: Int8View, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]) {
+pub(super) unsafe fn multiply<const VNNI: bool>(
+    weight: Int8View,
+    rows: Range<usize>,
+    x: &Int16Rows,
+    out: &mut [f32],
+) {
     for tokens in passes(x.num_tokens(), TOKENS) {
         let out = &mut out[tokens.start * rows.len()..tokens.end * rows.len()];
         // SAFETY: the caller's promise.
         unsafe {
             match tokens.len() {
-                1 => product::<1>(weight, rows.clone(), x, tokens.start, out),
-                2 => product::<2>(weight, rows.clone(), x, tokens.start, out),
-                _ => product::<TOKENS>(weight, rows.clone(), x, tokens.start, out),
+                1 => product::<1, VNNI>(weight, rows.clone(), x, tokens.start, out),
+                2 => product::<2, VNNI>(weight, rows.clone(), x, tokens.start, out),
+                _ => product::<TOKENS, VNNI>(weight, rows.clone(), x, tokens.start, out),
             }
         }
     }
@@ -43,7 +48,7 @@ pub(super) unsafe fn multiply(weight: Int8View, rows: Range<usize>, x: &Int16Row
 /// # Safety
 /// As [`multiply`]; `x` has `T` tokens from `first_token`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn product<const T: usize>(
+unsafe fn product<const T: usize, const VNNI: bool>(
     weight: Int8View,
     rows: Range<usize>,
     x: &Int16Rows,
@@ -57,8 +62,8 @@ unsafe fn product<const T: usize>(
         // SAFETY: the caller's promise; the panel is in range.
         let sums = unsafe {
             match weight.low_bits.is_empty() {
-                true => product_of_panel::<T, false>(&panel, weight.num_blocks, &tokens),
-                false => product_of_panel::<T, true>(&panel, weight.num_blocks, &tokens),
+                true => product_of_panel::<T, false, VNNI>(&panel, weight.num_blocks, &tokens),
+                false => product_of_panel::<T, true, VNNI>(&panel, weight.num_blocks, &tokens),
             }
         };
         for (t, sums) in sums.iter().enumerate() {
@@ -73,7 +78,7 @@ unsafe fn product<const T: usize>(
 /// # Safety
 /// As [`product`]; the panel has the blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn product_of_panel<const T: usize, const LOW: bool>(
+unsafe fn product_of_panel<const T: usize, const LOW: bool, const VNNI: bool>(
     panel: &Source,
     num_blocks: usize,
     tokens: &[PackedRow; T],
@@ -82,7 +87,7 @@ unsafe fn product_of_panel<const T: usize, const LOW: bool>(
     for block in 0..num_blocks {
         // SAFETY: the panel has the block and so have the packed rows; 16 scales and 16 parts are two registers long.
         unsafe {
-            let sums = block_sums::<T, LOW>(panel, tokens, block);
+            let sums = block_sums::<T, LOW, VNNI>(panel, tokens, block);
             for half in 0..HALVES {
                 let scales = panel.scales.add(block * LANES + half * WIDTH);
                 let scales = _mm256_cvtph_ps(_mm_loadu_si128(scales.cast()));
@@ -105,7 +110,7 @@ unsafe fn product_of_panel<const T: usize, const LOW: bool>(
 /// AVX2; the panel and the packed rows have block `block`, and low bits if `LOW`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn block_sums<const T: usize, const LOW: bool>(
+unsafe fn block_sums<const T: usize, const LOW: bool, const VNNI: bool>(
     panel: &Source,
     tokens: &[PackedRow; T],
     block: usize,
@@ -137,8 +142,10 @@ unsafe fn block_sums<const T: usize, const LOW: bool>(
             for (sums, (x, _)) in sums.iter_mut().zip(tokens) {
                 for (odd, pairs) in pairs.into_iter().enumerate() {
                     // SAFETY: the caller's promise.
-                    let x = unsafe { _mm256_set1_epi32(*x.add(at + odd)) };
-                    sums[half] = add_products(sums[half], pairs, x);
+                    unsafe {
+                        let x = _mm256_set1_epi32(*x.add(at + odd));
+                        sums[half] = add_products_with::<VNNI>(sums[half], pairs, x);
+                    }
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::{Avx2, WIDTH, decode, exp2_of_e8m0, four_scales, widen, widen_with};
 use crate::cpu::transpose_8x8;
 use crate::weight::Int8View;
 
-impl PanelSource<Avx2> for Mxfp4Rows<'_> {
+impl<const VNNI: bool> PanelSource<Avx2<VNNI>> for Mxfp4Rows<'_> {
     const GROUPS: usize = 2;
 
     unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]) {
@@ -23,7 +23,7 @@ impl PanelSource<Avx2> for Mxfp4Rows<'_> {
     }
 }
 
-impl PanelSource<Avx2> for Int8View<'_> {
+impl<const VNNI: bool> PanelSource<Avx2<VNNI>> for Int8View<'_> {
     const GROUPS: usize = 2;
 
     unsafe fn fill_scales(self, rows: Range<usize>, to: &mut [f32]) {
@@ -64,7 +64,7 @@ unsafe fn int8_scales(weight: Int8View, source: usize, to: &mut [f32]) {
 #[target_feature(enable = "avx2")]
 unsafe fn int8_group(weight: Int8View, source: usize, group: usize, to: &mut [f32]) {
     /// How far ahead of bytes being unpacked memory is asked for.
-    const AHEAD: usize = <Int8View as PanelSource<Avx2>>::GROUPS * BLOCKS * LANES * BLOCK;
+    const AHEAD: usize = <Int8View as PanelSource<Avx2<false>>>::GROUPS * BLOCKS * LANES * BLOCK;
     for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
         let from = group * BLOCKS + block;
         if from >= weight.num_blocks {

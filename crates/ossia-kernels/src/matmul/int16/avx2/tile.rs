@@ -7,7 +7,7 @@ use super::super::activations::passes;
 use super::super::panel::ROWS;
 use super::super::wide::{PARTS, Tile};
 use super::super::{LANES, PAIRS};
-use super::{WIDTH, add_products};
+use super::{WIDTH, add_products_with};
 
 /// Registers of rows.
 const HALVES: usize = LANES / WIDTH;
@@ -19,19 +19,19 @@ const TOKENS: usize = 6;
 /// # Safety
 /// AVX2 and FMA; panel and tokens hold the blocks.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn add(tile: &Tile, parts: &mut [f32]) {
+pub(super) unsafe fn add<const VNNI: bool>(tile: &Tile, parts: &mut [f32]) {
     assert_eq!(parts.len(), tile.num_tokens * PARTS * ROWS);
     for tokens in passes(tile.num_tokens, TOKENS) {
         let parts = &mut parts[tokens.start * PARTS * ROWS..tokens.end * PARTS * ROWS];
         // SAFETY: the caller's promise; the tile has the tokens.
         unsafe {
             match tokens.len() {
-                1 => add_tokens::<1>(tile, tokens.start, parts),
-                2 => add_tokens::<2>(tile, tokens.start, parts),
-                3 => add_tokens::<3>(tile, tokens.start, parts),
-                4 => add_tokens::<4>(tile, tokens.start, parts),
-                5 => add_tokens::<5>(tile, tokens.start, parts),
-                _ => add_tokens::<TOKENS>(tile, tokens.start, parts),
+                1 => add_tokens::<1, VNNI>(tile, tokens.start, parts),
+                2 => add_tokens::<2, VNNI>(tile, tokens.start, parts),
+                3 => add_tokens::<3, VNNI>(tile, tokens.start, parts),
+                4 => add_tokens::<4, VNNI>(tile, tokens.start, parts),
+                5 => add_tokens::<5, VNNI>(tile, tokens.start, parts),
+                _ => add_tokens::<TOKENS, VNNI>(tile, tokens.start, parts),
             }
         }
     }
@@ -42,7 +42,7 @@ pub(super) unsafe fn add(tile: &Tile, parts: &mut [f32]) {
 /// # Safety
 /// As [`add`]; the tile has the tokens.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_tokens<const T: usize>(tile: &Tile, first: usize, parts: &mut [f32]) {
+unsafe fn add_tokens<const T: usize, const VNNI: bool>(tile: &Tile, first: usize, parts: &mut [f32]) {
     assert_eq!(parts.len(), T * PARTS * ROWS);
     let stride = tile.num_tokens;
     for block in 0..tile.num_blocks {
@@ -51,7 +51,7 @@ unsafe fn add_tokens<const T: usize>(tile: &Tile, first: usize, parts: &mut [f32
             // SAFETY: the panel and the tile hold every block; the parts are those of `T` tokens.
             unsafe {
                 let pairs = tile.pairs.add(at * PAIRS * stride + first);
-                let sums = block_sums::<T>(tile.panel.pairs(block).add(row), pairs, stride);
+                let sums = block_sums::<T, VNNI>(tile.panel.pairs(block).add(row), pairs, stride);
                 let scales = tile.panel.scales(at).add(row);
                 let half_steps = tile.half_steps.add(at * stride + first);
                 for half in 0..HALVES {
@@ -75,7 +75,7 @@ unsafe fn add_tokens<const T: usize>(tile: &Tile, first: usize, parts: &mut [f32
 /// AVX2; weights and tokens are there.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn block_sums<const T: usize>(
+unsafe fn block_sums<const T: usize, const VNNI: bool>(
     weights: *const i32,
     x: *const i32,
     stride: usize,
@@ -88,8 +88,8 @@ unsafe fn block_sums<const T: usize>(
             let w = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(WIDTH).cast())];
             for (t, sums) in sums.iter_mut().enumerate() {
                 let x = _mm256_set1_epi32(*x.add(pair * stride + t));
-                sums[0] = add_products(sums[0], w[0], x);
-                sums[1] = add_products(sums[1], w[1], x);
+                sums[0] = add_products_with::<VNNI>(sums[0], w[0], x);
+                sums[1] = add_products_with::<VNNI>(sums[1], w[1], x);
             }
         }
     }
