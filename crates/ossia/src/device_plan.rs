@@ -10,6 +10,10 @@ use crate::plan;
 /// Tokens whose keys and values a device must hold beside the weights.
 const MIN_TOKENS: usize = 8192;
 
+/// Tokens of a pass where nothing is said. On a GPU a long one takes no time to speak of, and its experts meet more tokens each.
+const LONG_PASS: usize = 2048;
+pub(crate) const SHORT_PASS: usize = 512;
+
 /// What the device, or those of all ranks together, can give and how much of it may be taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
@@ -28,6 +32,8 @@ pub(crate) struct Needs {
     pub(crate) layer_experts: u64,
     /// Layers whose experts may stay in the machine's memory.
     pub(crate) num_layers: usize,
+    /// Most tokens of a pass.
+    pub(crate) max_num_batched_tokens: usize,
     /// Most that a pass holds beside weights and cache.
     pub(crate) activations: u64,
     /// One block of the KV cache over all layers.
@@ -43,6 +49,8 @@ pub(crate) struct Needs {
 pub(crate) struct DevicePlan {
     /// Layers whose experts stay in the machine's memory.
     pub(crate) cpu_moe: usize,
+    /// Most tokens of a pass.
+    pub(crate) max_num_batched_tokens: usize,
     /// Bytes of the weights that go to the device.
     pub(crate) weights: u64,
     /// Size of the KV cache.
@@ -58,6 +66,7 @@ impl Needs {
         sizes: WeightSizes,
         options: &ModelOptions,
         args: &EngineArgs,
+        max_num_batched_tokens: usize,
     ) -> Self {
         let bytes_per_block = config.kv_bytes_per_block(options.cache_type(), args.block_size) as u64;
         let num_ranks = options.num_ranks() as u64;
@@ -66,7 +75,8 @@ impl Needs {
             weights: sizes.kept_bytes(options.dense_weights) + (num_ranks - 1) * sizes.replicated_bytes(),
             layer_experts: sizes.expert_bytes / config.num_hidden_layers.max(1) as u64,
             num_layers: config.num_hidden_layers,
-            activations: num_ranks * activation_bytes(config, args.max_num_batched_tokens, args.max_num_seqs),
+            max_num_batched_tokens,
+            activations: num_ranks * activation_bytes(config, max_num_batched_tokens, args.max_num_seqs),
             bytes_per_block,
             min_blocks: asked.unwrap_or(MIN_TOKENS.div_ceil(args.block_size) as u64),
             max_blocks: asked.unwrap_or_else(|| plan::useful_blocks(config, args)),
@@ -75,6 +85,25 @@ impl Needs {
 }
 
 impl Budget {
+    /// [`Self::plan`] with passes of `asked` tokens, or else of as many as are worth their memory: not more if experts would have to leave
+    /// the device for them.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    pub(crate) fn plan_passes(
+        self,
+        asked: Option<usize>,
+        needs: impl Fn(usize) -> Needs,
+        cpu_moe: Option<usize>,
+    ) -> Result<DevicePlan> {
+        let short = self.plan(&needs(asked.unwrap_or(SHORT_PASS)), cpu_moe)?;
+        if asked.is_some() {
+            return Ok(short);
+        }
+        let long = self.plan(&needs(LONG_PASS), cpu_moe).ok();
+        Ok(long.filter(|long| long.cpu_moe <= short.cpu_moe).unwrap_or(short))
+    }
+
     /// Keeps as many layers' experts in the machine's memory as `cpu_moe` says, or else as few as will do, and gives the
     /// KV cache what is left.
     ///
@@ -104,7 +133,9 @@ impl Budget {
         };
         let weights = weights(cpu_moe);
         let blocks = ((available - weights) / needs.bytes_per_block).min(needs.max_blocks);
-        Ok(DevicePlan { cpu_moe, weights, kv_cache: blocks * needs.bytes_per_block, available })
+        let max_num_batched_tokens = needs.max_num_batched_tokens;
+        let kv_cache = blocks * needs.bytes_per_block;
+        Ok(DevicePlan { cpu_moe, max_num_batched_tokens, weights, kv_cache, available })
     }
 }
 
@@ -138,6 +169,7 @@ mod tests {
             weights,
             layer_experts: GIB,
             num_layers: 10,
+            max_num_batched_tokens: 512,
             activations: GIB,
             bytes_per_block: 1 << 20,
             min_blocks: 100,
@@ -164,6 +196,28 @@ mod tests {
         assert_eq!(plan(16 * GIB, 18 * GIB, Some(3)), None, "what the flag says is done, or nothing");
         assert_eq!(plan(16 * GIB, 18 * GIB, Some(99)), Some((99, 7 * GIB)), "there are ten layers to keep");
         assert_eq!(plan(16 * GIB, 26 * GIB, None), None);
+    }
+
+    #[test]
+    fn passes_are_long_where_that_costs_no_expert_its_place() {
+        let tokens = |free: u64, asked: Option<usize>, cpu_moe: Option<usize>| {
+            let needs = |tokens: usize| Needs {
+                max_num_batched_tokens: tokens,
+                activations: (tokens as u64) << 20,
+                ..needs(13 * GIB)
+            };
+            let plan = Budget { free, utilization: 1.0 }.plan_passes(asked, needs, cpu_moe).ok()?;
+            Some((plan.max_num_batched_tokens, plan.cpu_moe))
+        };
+        assert_eq!(tokens(16 * GIB, None, None), Some((2048, 0)));
+        assert_eq!(
+            tokens(14 * GIB, None, None),
+            Some((512, 0)),
+            "two more GiB would cost experts their place"
+        );
+        assert_eq!(tokens(14 * GIB, Some(2048), None), Some((2048, 2)));
+        assert_eq!(tokens(14 * GIB, None, Some(0)), Some((512, 0)));
+        assert_eq!(tokens(2 * GIB, None, None), None);
     }
 
     #[test]

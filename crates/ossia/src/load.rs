@@ -17,7 +17,7 @@ use crate::cli::{
     CoreList, CpuWeights, Dtype, EngineArgs, GpuWeights, KeptArgs, KvCacheDtype, LoadFormatArg, ModelArgs,
     Numa, ThreadArgs,
 };
-use crate::device_plan::{Budget, DevicePlan, Needs};
+use crate::device_plan::{Budget, DevicePlan, Needs, SHORT_PASS};
 use crate::hub::{self, HubEnv, RepoId};
 use crate::plan::MemoryPlan;
 use crate::progress::Progress;
@@ -69,17 +69,21 @@ pub(crate) fn set_threads(args: &ThreadArgs) -> Result<()> {
 /// Loads what `args` name and starts an engine on it.
 pub(crate) fn parts(args: &ModelArgs, engine: &EngineArgs, extra: &Extra) -> Result<Parts> {
     set_threads(&args.threads)?;
+    let mut max_num_batched_tokens = engine.max_num_batched_tokens.unwrap_or(SHORT_PASS);
     let (tokenizer, runner): (Tokenizer, Box<dyn ModelRunner>) = match &args.model {
         ModelSource::Scripted(rules) => scripted(rules.as_deref(), engine, extra.scripted_delay)?,
         _ => {
             let checkpoint = Checkpoint::find(args)?;
             let tokenizer = checkpoint.tokenizer(args)?;
             let (model, device) = checkpoint.planned(args, engine)?;
+            if let Some(plan) = device {
+                max_num_batched_tokens = plan.max_num_batched_tokens;
+            }
             (tokenizer, Box::new(runner(model, device, engine)?))
         }
     };
-    let config =
-        EngineConfig { max_num_waiting: extra.max_num_waiting, ..engine_config(&runner.spec(), engine)? };
+    let config = engine_config(&runner.spec(), engine, max_num_batched_tokens)?;
+    let config = EngineConfig { max_num_waiting: extra.max_num_waiting, ..config };
     let (handle, thread) = Engine::start(runner, config)?;
     Ok(Parts { tokenizer, engine: handle, thread })
 }
@@ -162,9 +166,9 @@ impl Checkpoint {
             None => None,
             Some(free) => {
                 let (config, sizes) = self.size(args)?;
-                let needs = Needs::new(&config, sizes, &options, engine);
+                let needs = |tokens: usize| Needs::new(&config, sizes, &options, engine, tokens);
                 let budget = Budget { free, utilization: engine.gpu_memory_utilization };
-                let plan = budget.plan(&needs, args.cpu_moe)?;
+                let plan = budget.plan_passes(engine.max_num_batched_tokens, needs, args.cpu_moe)?;
                 options.cpu_moe = plan.cpu_moe;
                 Some(plan)
             }
@@ -301,7 +305,11 @@ fn runner(model: GptOss, device: Option<DevicePlan>, args: &EngineArgs) -> Resul
 }
 
 /// The engine's limits; the longest sequence is what the model and the cache allow, or what the flag asks for.
-fn engine_config(spec: &RunnerSpec, args: &EngineArgs) -> Result<EngineConfig> {
+fn engine_config(
+    spec: &RunnerSpec,
+    args: &EngineArgs,
+    max_num_batched_tokens: usize,
+) -> Result<EngineConfig> {
     let fits = spec.max_len_that_fits();
     let most = spec.max_position_embeddings.min(fits);
     let max_model_len = args.max_model_len.unwrap_or(most);
@@ -314,7 +322,7 @@ fn engine_config(spec: &RunnerSpec, args: &EngineArgs) -> Result<EngineConfig> {
     tracing::info!("room for {concurrent} sequences of {max_model_len} tokens at the same time");
     Ok(EngineConfig {
         max_num_seqs: args.max_num_seqs,
-        max_num_batched_tokens: args.max_num_batched_tokens,
+        max_num_batched_tokens,
         max_model_len,
         enable_prefix_caching: !args.no_prefix_caching,
         max_prefill: Duration::from_millis(args.max_prefill_ms),

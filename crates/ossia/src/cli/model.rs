@@ -171,9 +171,10 @@ pub(crate) struct EngineArgs {
     /// Sequences that run at the same time
     #[arg(long, default_value_t = 64)]
     pub(crate) max_num_seqs: usize,
-    /// Tokens of one forward pass, decode and chunked prefill together
-    #[arg(long, default_value_t = 512)]
-    pub(crate) max_num_batched_tokens: usize,
+    /// Tokens of one forward pass, decode and chunked prefill together [default: 512; on an NVIDIA GPU 2048, unless more of the model would
+    /// have to leave it for that]
+    #[arg(long)]
+    pub(crate) max_num_batched_tokens: Option<usize>,
     /// Memory of the KV cache, such as `2GiB` [default: from what is free after the weights]
     #[arg(long, value_name = "SIZE")]
     pub(crate) kv_cache_memory: Option<ByteSize>,
