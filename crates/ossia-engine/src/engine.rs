@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use ossia_model::{Drawn, ForwardBatch, Logits, TokenDraw};
+use ossia_model::{Drawn, ForwardBatch, Logits};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
@@ -18,7 +18,7 @@ use crate::sequence::{Sequence, SequenceId};
 use crate::thread::Submission;
 use crate::{
     EngineConfig, EngineStats, FinishReason, GeneratedToken, GenerationEvent, ModelRunner, RunnerSpec,
-    Speculation, batch,
+    Speculation, batch, draws,
 };
 
 /// A pass that takes less is over before another thread has woken up to compute anything beside it.
@@ -91,7 +91,7 @@ impl Engine {
             batch::draw_where_possible(&mut batch, self.scheduler.running_mut().iter_mut());
         }
         self.progress.run(batch.num_seqs(), batch.num_tokens());
-        match self.run(&batch).and_then(|()| self.draw(batch.draw_rows.len())) {
+        match self.run(&batch).and_then(|()| self.draw(&batch)) {
             Ok(drawn) => {
                 self.progress.phase(StepPhase::Sample);
                 self.scheduler.commit();
@@ -190,34 +190,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Draws the next tokens of the sequences that have theirs drawn where the logits are, in the order of the batch. What they may be is
-    /// known only now: masks were computed beside the pass.
-    fn draw(&mut self, num_rows: usize) -> Result<Vec<Result<Drawn, SampleError>>, String> {
-        if num_rows == 0 {
+    /// Draws the next tokens of the sequences that have theirs drawn where the logits are, in the order of the batch.
+    fn draw(&mut self, batch: &ForwardBatch) -> Result<Vec<Result<Drawn, SampleError>>, String> {
+        if batch.draw_rows.is_empty() {
             return Ok(Vec::new());
         }
-        let vocab_size = self.spec.vocab_size;
-        let seqs = self.scheduler.running_mut().iter_mut();
-        let seqs =
-            seqs.filter(|seq| seq.is_drawn && seq.num_scheduled_tokens > 0 && seq.samples_after_this_pass());
-        let planned: Vec<_> = seqs.map(|seq| seq.plan_draw(vocab_size)).collect();
-        let draws = planned
-            .iter()
-            .zip(0..)
-            .filter_map(|(draw, row)| Some(TokenDraw { row, draw: draw.as_ref().ok()?.clone() }));
-        let draws: Vec<TokenDraw> = draws.collect();
-        let runner = &mut self.runner;
-        let drawn = catch_unwind(AssertUnwindSafe(|| runner.draw(&draws)))
-            .map_err(|panic| format!("the model panicked: {}", panic_message(&*panic)))?
-            .map_err(|error| model_failed(&error.to_string()))?;
-        if drawn.len() != draws.len() {
-            return Err(format!("the model drew {} tokens, expected {}", drawn.len(), draws.len()));
-        }
-        let mut drawn = drawn.into_iter();
-        Ok(planned
-            .into_iter()
-            .map(|draw| draw.map(|_| drawn.next().unwrap_or(Drawn::NothingAllowed)))
-            .collect())
+        let Self { runner, scheduler, spec, .. } = self;
+        let seqs = scheduler.running_mut().iter_mut();
+        let seqs = seqs.filter(|seq| seq.is_drawn && seq.samples_after_this_pass()).collect();
+        draws::draw(&mut **runner, seqs, spec.vocab_size).map_err(|error| model_failed(&error.to_string()))
     }
 
     /// Samples for the sequences that have all their tokens computed, in the order of the batch.

@@ -14,6 +14,7 @@ mod block_manager;
 mod block_pool;
 mod config;
 mod constraint;
+mod draws;
 mod engine;
 mod error;
 mod generation;
