@@ -76,6 +76,10 @@ impl Int16Rows {
                     Self::pack_with::<avx2::Avx2<false>>(Isa::Avx2, format, cols, rows)
                 }
                 #[cfg(target_arch = "aarch64")]
+                Isa::Neon if neon::NeonDot::takes(format) => {
+                    Self::pack_with::<neon::NeonDot>(isa, format, cols, rows)
+                }
+                #[cfg(target_arch = "aarch64")]
                 Isa::Neon => Self::pack_with::<neon::Neon>(isa, format, cols, rows),
                 _ => unreachable!("no integer products with {}", isa.name()),
             }
@@ -84,7 +88,7 @@ impl Int16Rows {
 
     /// # Safety
     /// The instructions of `U`, which are `isa`.
-    unsafe fn pack_with<'a, U: Unit>(
+    pub(super) unsafe fn pack_with<'a, U: Unit>(
         isa: Isa,
         format: Format<'_>,
         cols: usize,

@@ -127,6 +127,10 @@ pub(super) unsafe fn multiply(weight: MatrixView<'_>, rows: Range<usize>, x: &In
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => multiply_with::<avx512::Avx512>(weight, rows, x, out),
             #[cfg(target_arch = "aarch64")]
+            Isa::Neon if neon::NeonDot::takes(weight.format) => {
+                multiply_with::<neon::NeonDot>(weight, rows, x, out)
+            }
+            #[cfg(target_arch = "aarch64")]
             Isa::Neon => multiply_with::<neon::Neon>(weight, rows, x, out),
             isa => unreachable!("never packed for {}", isa.name()),
         }

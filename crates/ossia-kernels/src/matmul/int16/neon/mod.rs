@@ -1,5 +1,6 @@
-//! The integer products with NEON, which every aarch64 processor has.
+//! The integer products with NEON, which every aarch64 processor has, and with its products of bytes, which most have.
 
+mod dot;
 mod narrow;
 mod narrow_int8;
 mod panel;
@@ -13,6 +14,8 @@ use super::activations::Quantized;
 use super::wide::Tile;
 use super::{Int16Rows, Mxfp4Rows, Unit};
 use crate::weight::Int8View;
+
+pub(super) use dot::NeonDot;
 
 /// 32-bit lanes of a register.
 const WIDTH: usize = 4;
@@ -40,7 +43,7 @@ impl Unit for Neon {
 
     unsafe fn add_tile(tile: &Tile, parts: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
-        unsafe { tile::add(tile, parts) }
+        unsafe { tile::add::<false>(tile, parts) }
     }
 }
 

@@ -66,7 +66,7 @@ impl PanelSource<Neon> for Int8View<'_> {
 }
 
 /// The row of a lane. Past the last row the last one is taken again.
-fn row_of(rows: &Range<usize>, lane: usize) -> usize {
+pub(super) fn row_of(rows: &Range<usize>, lane: usize) -> usize {
     rows.start + lane.min(rows.len() - 1)
 }
 
@@ -153,7 +153,7 @@ unsafe fn int8_block(weight: Int8View, at: usize, to: &mut [f32]) {
 /// `out[i][j] = rows[j][i]`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn transpose_4x4([a, b, c, d]: [uint32x4_t; 4]) -> [uint32x4_t; 4] {
+pub(super) fn transpose_4x4([a, b, c, d]: [uint32x4_t; 4]) -> [uint32x4_t; 4] {
     let even = [vtrn1q_u32(a, b), vtrn1q_u32(c, d)].map(|x| vreinterpretq_u64_u32(x));
     let odd = [vtrn2q_u32(a, b), vtrn2q_u32(c, d)].map(|x| vreinterpretq_u64_u32(x));
     [

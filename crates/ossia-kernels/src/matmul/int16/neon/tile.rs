@@ -7,29 +7,29 @@ use super::super::activations::passes;
 use super::super::panel::ROWS;
 use super::super::wide::{PARTS, Tile};
 use super::super::{LANES, PAIRS};
-use super::WIDTH;
+use super::{WIDTH, dot};
 
 /// Registers of rows.
-const QUARTERS: usize = LANES / WIDTH;
+pub(super) const QUARTERS: usize = LANES / WIDTH;
 /// Most tokens at a time.
 const TOKENS: usize = 4;
 
 /// As [`Unit::add_tile`](super::super::Unit::add_tile).
 ///
 /// # Safety
-/// NEON; panel and tokens hold the blocks.
+/// NEON, with products of bytes if `DOT`; panel and tokens hold the blocks, as bytes if `DOT`.
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn add(tile: &Tile, parts: &mut [f32]) {
+pub(super) unsafe fn add<const DOT: bool>(tile: &Tile, parts: &mut [f32]) {
     assert_eq!(parts.len(), tile.num_tokens * PARTS * ROWS);
     for tokens in passes(tile.num_tokens, TOKENS) {
         let parts = &mut parts[tokens.start * PARTS * ROWS..tokens.end * PARTS * ROWS];
         // SAFETY: the caller's promise; the tile has the tokens.
         unsafe {
             match tokens.len() {
-                1 => add_tokens::<1>(tile, tokens.start, parts),
-                2 => add_tokens::<2>(tile, tokens.start, parts),
-                3 => add_tokens::<3>(tile, tokens.start, parts),
-                _ => add_tokens::<TOKENS>(tile, tokens.start, parts),
+                1 => add_tokens::<1, DOT>(tile, tokens.start, parts),
+                2 => add_tokens::<2, DOT>(tile, tokens.start, parts),
+                3 => add_tokens::<3, DOT>(tile, tokens.start, parts),
+                _ => add_tokens::<TOKENS, DOT>(tile, tokens.start, parts),
             }
         }
     }
@@ -40,7 +40,7 @@ pub(super) unsafe fn add(tile: &Tile, parts: &mut [f32]) {
 /// # Safety
 /// As [`add`]; the tile has the tokens.
 #[target_feature(enable = "neon")]
-unsafe fn add_tokens<const T: usize>(tile: &Tile, first: usize, parts: &mut [f32]) {
+unsafe fn add_tokens<const T: usize, const DOT: bool>(tile: &Tile, first: usize, parts: &mut [f32]) {
     assert_eq!(parts.len(), T * PARTS * ROWS);
     let stride = tile.num_tokens;
     for block in 0..tile.num_blocks {
@@ -49,7 +49,11 @@ unsafe fn add_tokens<const T: usize>(tile: &Tile, first: usize, parts: &mut [f32
             // SAFETY: the panel and the tile hold every block; the parts are those of `T` tokens.
             unsafe {
                 let pairs = tile.pairs.add(at * PAIRS * stride + first);
-                let sums = block_sums::<T>(tile.panel.pairs(block).add(row), pairs, stride);
+                let weights = tile.panel.pairs(block).add(row);
+                let sums = match DOT {
+                    true => dot::block_sums::<T>(weights, pairs, stride),
+                    false => block_sums::<T>(weights, pairs, stride),
+                };
                 let scales = tile.panel.scales(at).add(row);
                 let half_steps = tile.half_steps.add(at * stride + first);
                 for quarter in 0..QUARTERS {
