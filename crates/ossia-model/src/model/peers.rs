@@ -94,9 +94,10 @@ impl Peers {
         }
         let batch = Arc::new(batch.clone());
         for (peer, kv) in peers.iter().zip(caches) {
-            // Whoever is gone has no result either, which is found below.
-            let _ =
-                peer.passes.as_ref().map(|passes| passes.send(Pass { batch: batch.clone(), kv: kv.clone() }));
+            if let Some(passes) = &peer.passes {
+                // Whoever is gone has no result either, which is found below.
+                let _ = passes.send(Pass { batch: batch.clone(), kv: kv.clone() });
+            }
         }
         let own = giving_up_on_failure(communicator, own);
         let mut results = vec![own];

@@ -91,10 +91,13 @@ impl Words {
         let rows_and_masks =
             || draws.iter().enumerate().filter_map(|(row, (_, draw))| Some((row, draw.allowed.as_ref()?)));
         let masked = push(&mut words, rows_and_masks().map(|(row, _)| row as u32));
-        let whole = |mask: &'_ Vec<u32>| {
-            (0..vocab.div_ceil(32)).map(|at| mask.get(at).copied().unwrap_or(0)).collect::<Vec<_>>()
-        };
-        let masks = push(&mut words, rows_and_masks().flat_map(|(_, mask)| whole(mask)));
+        let mask_len = vocab.div_ceil(32);
+        let masks = words.len();
+        for (_, mask) in rows_and_masks() {
+            let end = words.len() + mask_len;
+            words.extend_from_slice(&mask[..mask.len().min(mask_len)]);
+            words.resize(end, 0);
+        }
         Self { words, redraws, rows, scales, top_ks, top_ps, min_logits, starts, forbidden, masked, masks }
     }
 
