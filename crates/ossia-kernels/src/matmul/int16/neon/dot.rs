@@ -6,10 +6,10 @@ use std::arch::asm;
 use std::ops::Range;
 
 use super::super::activations::Quantized;
-use super::super::panel::{BLOCKS, PanelSource, ROWS};
+use super::super::panel::{PanelSource, ROWS};
 use super::super::wide::Tile;
 use super::super::{BLOCK, Int16Rows, LANES, Mxfp4Rows, PAIRS, Unit};
-use super::panel::{row_of, transpose_4x4};
+use super::panel::{fill_blocks, row_of, transpose_4x4};
 use super::tile::QUARTERS;
 use super::{Neon, WIDTH, decode, quantize, tile};
 use crate::weight::{Format, Int8View};
@@ -83,14 +83,10 @@ impl PanelSource<NeonDot> for Mxfp4Rows<'_> {
     }
 
     unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]) {
-        for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
-            let at = group * BLOCKS + block;
-            match at < self.num_blocks {
-                // SAFETY: the caller's promise; the rows have the block.
-                true => unsafe { mxfp4_block(self, rows.clone(), at, to) },
-                false => clear(to),
-            }
-        }
+        fill_blocks(group, self.num_blocks, to, |at, to| {
+            // SAFETY: the caller's promise; the rows have the block.
+            unsafe { mxfp4_block(self, rows.clone(), at, to) }
+        });
     }
 }
 
@@ -103,20 +99,11 @@ impl PanelSource<NeonDot> for Int8View<'_> {
     }
 
     unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]) {
-        for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
-            let at = group * BLOCKS + block;
-            match at < self.num_blocks {
-                // SAFETY: the caller's promise; the panel has the block.
-                true => unsafe { int8_block(self, rows.start / LANES * self.num_blocks + at, to) },
-                false => clear(to),
-            }
-        }
+        fill_blocks(group, self.num_blocks, to, |at, to| {
+            // SAFETY: the caller's promise; the panel has the block.
+            unsafe { int8_block(self, rows.start / LANES * self.num_blocks + at, to) }
+        });
     }
-}
-
-/// A block of weights that are zero.
-fn clear(to: &mut [f32]) {
-    to.chunks_mut(ROWS).take(QUADS + 1).for_each(|quad| quad[..LANES].fill(0.0));
 }
 
 /// Writes a quad of four rows to their lanes, and adds their weights to `sums`.

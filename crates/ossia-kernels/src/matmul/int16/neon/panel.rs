@@ -28,14 +28,10 @@ impl PanelSource<Neon> for Mxfp4Rows<'_> {
     }
 
     unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]) {
-        for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
-            let at = group * BLOCKS + block;
-            match at < self.num_blocks {
-                // SAFETY: the caller's promise; the rows have the block.
-                true => unsafe { mxfp4_block(self, rows.clone(), at, to) },
-                false => to.chunks_mut(ROWS).for_each(|pair| pair[..LANES].fill(0.0)),
-            }
-        }
+        fill_blocks(group, self.num_blocks, to, |at, to| {
+            // SAFETY: the caller's promise; the rows have the block.
+            unsafe { mxfp4_block(self, rows.clone(), at, to) }
+        });
     }
 }
 
@@ -54,13 +50,20 @@ impl PanelSource<Neon> for Int8View<'_> {
     }
 
     unsafe fn fill_group(self, rows: Range<usize>, group: usize, to: &mut [f32]) {
-        for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
-            let at = group * BLOCKS + block;
-            match at < self.num_blocks {
-                // SAFETY: the caller's promise; the panel has the block.
-                true => unsafe { int8_block(self, rows.start / LANES * self.num_blocks + at, to) },
-                false => to.chunks_mut(ROWS).for_each(|pair| pair[..LANES].fill(0.0)),
-            }
+        fill_blocks(group, self.num_blocks, to, |at, to| {
+            // SAFETY: the caller's promise; the panel has the block.
+            unsafe { int8_block(self, rows.start / LANES * self.num_blocks + at, to) }
+        });
+    }
+}
+
+/// Has each block of a group filled in that rows of `num_blocks` have, by its number; past them weights are zero.
+pub(super) fn fill_blocks(group: usize, num_blocks: usize, to: &mut [f32], fill: impl Fn(usize, &mut [f32])) {
+    for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
+        let at = group * BLOCKS + block;
+        match at < num_blocks {
+            true => fill(at, to),
+            false => to.chunks_mut(ROWS).for_each(|pair| pair[..LANES].fill(0.0)),
         }
     }
 }
