@@ -17,6 +17,24 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// Asks memory for a cache line, wherever `line` points, to come as far as the second level.
+#[inline(always)]
+pub(crate) fn prefetch(line: *const u8) {
+    // SAFETY: the instruction is part of every such processor, and asking for memory reads none.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) line, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = line;
+}
+
 /// Asks the system for huge pages of 2 MiB behind `values`, where it has them. To be called before the values are written:
 /// what has its pages keeps them. Whoever reads megabytes a KiB here and there else waits for the addresses of pages.
 pub fn ask_for_huge_pages<T>(values: &mut [T]) {

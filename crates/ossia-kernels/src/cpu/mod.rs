@@ -21,6 +21,7 @@ pub(crate) use bf16_pairs::{Bf16Pairs, bf16_pairs, dot_bf16, to_bf16};
 pub use isa::Isa;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use isa::has_avx_vnni;
+pub(crate) use memory::prefetch;
 pub use memory::{ask_for_huge_pages, keep_freed_memory};
 pub(crate) use pool::{for_each_task, threads_for};
 pub use pool::{num_threads, set_num_threads};

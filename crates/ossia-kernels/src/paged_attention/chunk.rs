@@ -8,6 +8,7 @@ use super::cpu::KvElement;
 use super::operands::{CachedValues, Operands};
 use super::staged::HeadsOfSlots;
 use super::tile::TileInput;
+use crate::cpu::prefetch;
 
 /// Keys are taken in steps of this many, and summed in as many parts; divides [`CHUNK_LEN`].
 pub(super) const KEY_STEP: usize = 16;
@@ -175,23 +176,14 @@ pub(super) fn prefetch_next<T>(
 ) {
     for slot in &chunk.next_slots[keys.start.min(chunk.next_keys)..keys.end.min(chunk.next_keys)] {
         let at = cache.place(*slot, kv_head);
-        prefetch(&cache.k[at..at + head_dim]);
-        prefetch(&cache.v[at..at + head_dim]);
+        prefetch_all(&cache.k[at..at + head_dim]);
+        prefetch_all(&cache.v[at..at + head_dim]);
     }
 }
 
-/// Asks for every cache line of `values`, where there is a way to.
+/// Asks for every cache line of `values`.
 #[inline(always)]
-fn prefetch<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        let first = values.as_ptr().cast::<i8>();
-        for at in (0..size_of_val(values)).step_by(64) {
-            // SAFETY: SSE is part of x86-64, and asking for memory reads none.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(at)) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
+fn prefetch_all<T>(values: &[T]) {
+    let first = values.as_ptr().cast::<u8>();
+    (0..size_of_val(values)).step_by(64).for_each(|at| prefetch(first.wrapping_add(at)));
 }

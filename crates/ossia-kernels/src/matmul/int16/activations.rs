@@ -4,7 +4,7 @@ use std::ops::Range;
 
 #[cfg(target_arch = "aarch64")]
 use super::neon;
-use super::{BLOCK, GROUP, LANES, PAIRS, PLANES, TILE, Unit};
+use super::{BLOCK, GROUP, LANES, PAIRS, PLANES, Unit};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::Isa;
@@ -28,19 +28,29 @@ pub(crate) struct Int16Rows {
     num_tokens: usize,
     num_groups: usize,
     layout: Layout,
+    /// Most tokens of a tile.
+    tile: usize,
     /// As bits.
     pairs: Scratch,
     half_steps: Scratch,
 }
 
-/// Pairs and half steps of a token.
+/// Pairs and half steps of a token, or of a tile of them.
 pub(super) type PackedRow = (*const i32, *const f32);
 
 /// Tokens cut into as few ranges of at most `most` as there must be, of nearly the same size: a range of one token would
-/// wait for its own sums.
+/// wait for its own sums. Longer ranges come first.
 pub(super) fn passes(num_tokens: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = num_tokens.div_ceil(most);
-    (0..count).map(move |pass| num_tokens * pass / count..num_tokens * (pass + 1) / count)
+    runs(num_tokens, most).flat_map(|(tokens, len)| tokens.step_by(len).map(move |first| first..first + len))
+}
+
+/// The same, ranges of one length together, with that length.
+fn runs(num_tokens: usize, most: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+    let count = num_tokens.div_ceil(most).max(1);
+    let (len, num_longer) = (num_tokens / count, num_tokens % count);
+    let end_of_longer = num_longer * (len + 1);
+    let runs = [(0..end_of_longer, len + 1), (end_of_longer..num_tokens, len)];
+    runs.into_iter().filter(|(tokens, _)| !tokens.is_empty())
 }
 
 /// Where pairs and half steps lie.
@@ -102,6 +112,7 @@ impl Int16Rows {
             num_tokens,
             num_groups,
             layout,
+            tile: U::TILE,
             pairs: Scratch::new(num_tokens * num_groups * GROUP / 2),
             half_steps: Scratch::new(num_tokens * num_groups * half_steps_per_group(layout)),
         };
@@ -114,7 +125,7 @@ impl Int16Rows {
             }
             Layout::Tiles => {
                 let rows: Vec<&[f32]> = rows.collect();
-                for tokens in packed.tiles() {
+                for tokens in passes(num_tokens, U::TILE) {
                     // SAFETY: the caller's promise.
                     unsafe { packed.put_tile::<U>(tokens.start, &rows[tokens]) };
                 }
@@ -151,13 +162,13 @@ impl Int16Rows {
         (self.pairs[first_group * GROUP / 2..].as_ptr().cast(), half_steps.as_ptr())
     }
 
-    /// Tokens of each tile of [`Layout::Tiles`], ascending, of nearly the same size.
-    pub(super) fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        passes(self.num_tokens, TILE)
+    /// Tokens of the tiles of [`Layout::Tiles`], ascending: those of one size together, with that size.
+    pub(super) fn tiles(&self) -> impl Iterator<Item = (Range<usize>, usize)> + use<> {
+        runs(self.num_tokens, self.tile)
     }
 
     /// Pairs and half steps of a tile in [`Layout::Tiles`] that starts with token `first`.
-    pub(super) fn tile(&self, first: usize) -> (*const i32, *const f32) {
+    pub(super) fn tile(&self, first: usize) -> PackedRow {
         assert!(self.layout == Layout::Tiles);
         let first_group = first * self.num_groups;
         let half_steps = &self.half_steps[first_group * half_steps_per_group(self.layout)..];
@@ -188,13 +199,13 @@ impl Int16Rows {
     /// As [`Int16Rows::put_row`].
     unsafe fn put_tile<U: Unit>(&mut self, first: usize, rows: &[&[f32]]) {
         let count = rows.len();
-        assert!((1..=TILE).contains(&count));
+        assert!((1..=LANES).contains(&count));
         let num_blocks = self.num_groups * GROUP / BLOCK;
         let half_steps = &mut self.half_steps[first * num_blocks..][..count * num_blocks];
         let pairs = &mut self.pairs[first * num_blocks * PAIRS..][..count * num_blocks * PAIRS];
         let blocks = pairs.chunks_exact_mut(PAIRS * count).zip(half_steps.chunks_exact_mut(count));
         for (block, (pairs, half_steps)) in blocks.enumerate() {
-            let mut tokens: [&[f32]; TILE] = [&[]; TILE];
+            let mut tokens: [&[f32]; LANES] = [&[]; LANES];
             tokens.iter_mut().zip(rows).for_each(|(token, row)| *token = block_of(row, block));
             // SAFETY: the caller's promise.
             unsafe { U::quantize_tile(&tokens[..count], pairs, half_steps) };

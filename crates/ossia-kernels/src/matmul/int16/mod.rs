@@ -38,7 +38,7 @@ use crate::weight::{Format, Int8View, MatrixView};
 
 use activations::Quantized;
 use panel::PanelSource;
-use wide::Tile;
+use wide::Tiles;
 
 pub(crate) use activations::Int16Rows;
 #[cfg(target_arch = "x86_64")]
@@ -56,8 +56,6 @@ const PAIRS: usize = BLOCK / 2;
 const PLANES: usize = 4;
 /// Rows of a panel of weights of 8 and 10 bits; 32-bit lanes of 64 bytes.
 const LANES: usize = 16;
-/// Most tokens of a tile of [`wide`].
-const TILE: usize = 12;
 
 /// Most tokens that weights of 8 and 10 bits meet without AMX where it is there.
 #[cfg(target_arch = "x86_64")]
@@ -78,11 +76,13 @@ trait Unit: Sized {
     const FEW_MXFP4: usize;
     /// The same of 8 and 10 bits.
     const FEW_INT8: usize;
+    /// Most tokens of a tile of [`wide`]: their sums are what the registers hold. At most [`LANES`].
+    const TILE: usize;
 
     /// Quantises up to 32 values.
     unsafe fn quantize(values: &[f32]) -> Quantized;
 
-    /// Quantises up to 32 values of each of up to [`TILE`] tokens: `[16 pairs, tokens]`, as bits, and half steps.
+    /// Quantises up to 32 values of each of up to [`Unit::TILE`] tokens: `[16 pairs, tokens]`, as bits, and half steps.
     unsafe fn quantize_tile(tokens: &[&[f32]], pairs: &mut [f32], half_steps: &mut [f32]) {
         for (token, values) in tokens.iter().enumerate() {
             // SAFETY: the trait's condition.
@@ -100,8 +100,9 @@ trait Unit: Sized {
     /// The same of 8 and 10 bits.
     unsafe fn multiply_int8(weight: Int8View, rows: Range<usize>, x: &Int16Rows, out: &mut [f32]);
 
-    /// Adds the products of a panel with a tile of tokens to `parts`, `[tokens, 4, 32 rows]`, which begin on a cache line.
-    unsafe fn add_tile(tile: &Tile, parts: &mut [f32]);
+    /// Adds the products of a panel with tiles of tokens to `parts`, `[tiles, tokens, 4, 32 rows]`, which begin on a cache
+    /// line, and asks memory ahead for what the tiles have to.
+    unsafe fn add_tiles(tiles: Tiles, parts: &mut [f32]);
 
     /// `(p[0] + p[2]) + (p[1] + p[3])` of a token's `parts`, for the first rows of a panel.
     unsafe fn merge(parts: &[f32], out: &mut [f32]) {

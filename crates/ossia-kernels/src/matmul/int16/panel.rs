@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, GROUP, LANES, PAIRS};
+use super::{BLOCK, GROUP, LANES, Mxfp4Rows, PAIRS};
 use crate::cpu::Scratch;
+use crate::weight::Int8View;
 
 /// Halves of a panel, of [`LANES`] rows each.
 pub(super) const WIDTH: usize = 2;
@@ -74,9 +75,42 @@ impl Panel {
     }
 }
 
+/// Weights that lie somewhere.
+pub(super) trait Lines: Copy {
+    /// Adds the cache lines that a panel of `rows` is filled from with `groups`. Rows and groups may be past the end.
+    fn add_lines(self, rows: Range<usize>, groups: Range<usize>, lines: &mut Vec<*const u8>);
+}
+
+impl Lines for Mxfp4Rows<'_> {
+    fn add_lines(self, rows: Range<usize>, groups: Range<usize>, lines: &mut Vec<*const u8>) {
+        let row_len = self.num_blocks * BLOCK / 2;
+        for row in rows {
+            let row = self.blocks.as_ptr().wrapping_add(row * row_len);
+            lines.extend(groups.clone().map(|group| row.wrapping_add(group * GROUP / 2)));
+        }
+    }
+}
+
+impl Lines for Int8View<'_> {
+    fn add_lines(self, rows: Range<usize>, groups: Range<usize>, lines: &mut Vec<*const u8>) {
+        const LINE: usize = 64;
+        let has_low_bits = !self.low_bits.is_empty();
+        for panel in rows.start / LANES..rows.end.div_ceil(LANES) {
+            let block = |group: usize| panel * self.num_blocks + group * BLOCKS;
+            let blocks = block(groups.start)..block(groups.end);
+            let values = (blocks.start * LANES * BLOCK..blocks.end * LANES * BLOCK).step_by(LINE);
+            lines.extend(values.map(|at| self.values.as_ptr().cast::<u8>().wrapping_add(at)));
+            if has_low_bits {
+                let dwords = (blocks.start * 2 * LANES..blocks.end * 2 * LANES).step_by(LANES);
+                lines.extend(dwords.map(|at| self.low_bits.as_ptr().wrapping_add(at).cast()));
+            }
+        }
+    }
+}
+
 /// Weights that the instructions of `U` can unpack into half a panel, whose 16 lanes are every other 16 values of what is
 /// handed over.
-pub(super) trait PanelSource<U>: Copy {
+pub(super) trait PanelSource<U>: Lines {
     /// Groups of a panel: as many as leave room in the first-level cache for the activations and sums that they meet. The
     /// more there are, the fewer times the sums come and go.
     const GROUPS: usize;

@@ -1,10 +1,12 @@
-//! Many tokens: 32 rows are unpacked once, then multiplied with up to twelve tokens at a time.
+//! Many tokens: 32 rows are unpacked once, then multiplied with some tokens at a time.
 
 use std::ops::Range;
+use std::slice::Chunks;
 
+use super::activations::PackedRow;
 use super::panel::{Panel, PanelSource, ROWS};
 use super::{BLOCK, GROUP, Int16Rows, Unit};
-use crate::cpu::Scratch;
+use crate::cpu::{Scratch, prefetch};
 
 /// Partial sums of a row, by block.
 pub(super) const PARTS: usize = GROUP / BLOCK;
@@ -22,19 +24,29 @@ pub(super) unsafe fn multiply<U: Unit, S: PanelSource<U>>(
     let width = rows.len();
     let mut panel = Panel::new(S::GROUPS, x.num_groups());
     let mut parts = Scratch::new(x.num_tokens() * PARTS * ROWS);
+    let num_tiles = x.tiles().map(|(tokens, len)| tokens.len() / len).sum();
+    let mut next = Vec::new();
     for first in (0..width).step_by(ROWS) {
         let count = ROWS.min(width - first);
+        let below = rows.start + first + ROWS;
         parts.fill(0.0);
         // SAFETY: the caller's promise; the rows are in range.
         unsafe { panel.begin(weight, rows.start + first..rows.start + first + count) };
         for group in (0..x.num_groups()).step_by(S::GROUPS) {
             let groups = group..x.num_groups().min(group + S::GROUPS);
-            // SAFETY: the caller's promise; rows and groups are in range, and so are the parts of each tile.
+            next.clear();
+            weight.add_lines(below..below + ROWS, groups.clone(), &mut next);
+            // SAFETY: the caller's promise; rows and groups are in range, and so are the parts of the tiles.
             unsafe {
                 panel.fill(weight, groups.clone());
-                for tokens in x.tiles() {
+                let (mut lines, share) = (next.as_slice(), next.len().div_ceil(num_tiles).max(1));
+                for (tokens, len) in x.tiles() {
                     let parts = &mut parts[tokens.start * PARTS * ROWS..][..tokens.len() * PARTS * ROWS];
-                    U::add_tile(&Tile::new(&panel, groups.clone(), x, tokens), parts);
+                    let blocks = groups.start * PARTS..groups.end * PARTS;
+                    let (own, others) = lines.split_at(lines.len().min(tokens.len() / len * share));
+                    lines = others;
+                    let shares = own.chunks(share);
+                    U::add_tiles(Tiles { panel: &panel, blocks, x, tokens, len, shares }, parts);
                 }
             }
         }
@@ -45,30 +57,34 @@ pub(super) unsafe fn multiply<U: Unit, S: PanelSource<U>>(
     }
 }
 
-/// Some blocks of a panel and a tile of tokens.
-pub(super) struct Tile<'a> {
+/// Some blocks of a panel and tiles of tokens, all of one size.
+pub(super) struct Tiles<'a> {
     pub(super) panel: &'a Panel,
-    pub(super) num_blocks: usize,
-    /// Where the panel's blocks lie in the rows; a multiple of the number of parts.
-    pub(super) first_block: usize,
-    pub(super) num_tokens: usize,
-    /// `[blocks of the rows, 16 pairs, tokens]`.
-    pub(super) pairs: *const i32,
-    /// `[blocks of the rows, tokens]`.
-    pub(super) half_steps: *const f32,
+    /// The panel's blocks, by their place in the rows; the first is a multiple of the number of parts.
+    pub(super) blocks: Range<usize>,
+    /// Tokens of a tile.
+    pub(super) len: usize,
+    x: &'a Int16Rows,
+    tokens: Range<usize>,
+    /// Cache lines that the next panel will be filled from, some for each tile.
+    shares: Chunks<'a, *const u8>,
 }
 
-impl<'a> Tile<'a> {
-    /// A panel that holds `groups`, and `tokens`, which are one of the tiles of `x`.
-    fn new(panel: &'a Panel, groups: Range<usize>, x: &Int16Rows, tokens: Range<usize>) -> Self {
-        let (pairs, half_steps) = x.tile(tokens.start);
-        Self {
-            panel,
-            num_blocks: groups.len() * PARTS,
-            first_block: groups.start * PARTS,
-            num_tokens: tokens.len(),
-            pairs,
-            half_steps,
-        }
+impl Tiles<'_> {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.tokens.len() / self.len
+    }
+
+    /// Tile `at`: `[blocks of the rows, 16 pairs, tokens]` and half steps, `[blocks of the rows, tokens]`.
+    pub(super) fn tile(&self, at: usize) -> PackedRow {
+        self.x.tile(self.tokens.start + at * self.len)
+    }
+
+    /// Asks memory for a tile's share of what the next panel will be filled from. All at once would wait for each other, and
+    /// whatever else is asked for would wait for them.
+    #[inline(always)]
+    pub(super) fn prefetch_share(&mut self) {
+        self.shares.next().into_iter().flatten().for_each(|line| prefetch(*line));
     }
 }

@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::activations::Quantized;
-use super::wide::Tile;
+use super::wide::Tiles;
 use super::{Int16Rows, Mxfp4Rows, Unit};
 use crate::weight::Int8View;
 
@@ -25,6 +25,7 @@ pub(super) struct Avx2<const VNNI: bool>;
 impl<const VNNI: bool> Unit for Avx2<VNNI> {
     const FEW_MXFP4: usize = 8;
     const FEW_INT8: usize = 6;
+    const TILE: usize = 6;
 
     unsafe fn quantize(values: &[f32]) -> Quantized {
         // SAFETY: the trait's condition.
@@ -41,9 +42,9 @@ impl<const VNNI: bool> Unit for Avx2<VNNI> {
         unsafe { narrow_int8::multiply::<VNNI>(weight, rows, x, out) }
     }
 
-    unsafe fn add_tile(tile: &Tile, parts: &mut [f32]) {
+    unsafe fn add_tiles(tiles: Tiles, parts: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
-        unsafe { tile::add::<VNNI>(tile, parts) }
+        unsafe { tile::add::<VNNI>(tiles, parts) }
     }
 }
 

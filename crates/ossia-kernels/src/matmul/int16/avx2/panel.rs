@@ -57,14 +57,12 @@ unsafe fn int8_scales(weight: Int8View, source: usize, to: &mut [f32]) {
     to.for_each(|to| to[..LANES].fill(0.0));
 }
 
-/// Unpacks one group of a panel of 16 rows in 8 or 10 bits, and asks memory for what the next panel will hold of them.
+/// Unpacks one group of a panel of 16 rows in 8 or 10 bits.
 ///
 /// # Safety
 /// As [`PanelSource::fill_group`].
 #[target_feature(enable = "avx2")]
 unsafe fn int8_group(weight: Int8View, source: usize, group: usize, to: &mut [f32]) {
-    /// How far ahead of bytes being unpacked memory is asked for.
-    const AHEAD: usize = <Int8View as PanelSource<Avx2<false>>>::GROUPS * BLOCKS * LANES * BLOCK;
     for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
         let from = group * BLOCKS + block;
         if from >= weight.num_blocks {
@@ -76,7 +74,6 @@ unsafe fn int8_group(weight: Int8View, source: usize, group: usize, to: &mut [f3
         let mut low_bits = weight.low_bits.chunks_exact(LANES).skip(2 * from);
         let mut low = None;
         for (dword, bytes) in dwords.enumerate() {
-            _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(AHEAD));
             if dword % 4 == 0 {
                 low = low_bits.next().map(|low| load_halves(low));
             }
@@ -107,7 +104,7 @@ fn load_halves(dwords: &[u32]) -> [__m256i; 2] {
     [0, WIDTH].map(|first| unsafe { _mm256_loadu_si256(dwords[first..].as_ptr().cast()) })
 }
 
-/// Unpacks the codes of one group of 16 rows, and asks memory for what the panel will hold of them next.
+/// Unpacks the codes of one group of 16 rows.
 ///
 /// # Safety
 /// As [`PanelSource::fill_group`].
@@ -125,7 +122,6 @@ unsafe fn mxfp4_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, to: &
             // Past the last row the last one is taken again.
             let row = rows.start + (half_rows * WIDTH + lane).min(rows.len() - 1);
             let codes = &weight.blocks[row * row_len + first..][..len];
-            _mm_prefetch::<_MM_HINT_T1>(codes.as_ptr().wrapping_add(ROWS * row_len).cast());
             if len == BYTES {
                 return codes.as_ptr();
             }

@@ -1,59 +1,54 @@
-//! A panel with a tile of tokens, up to six of them and 16 rows at a time: their sums, two registers a token, leave room for
-//! what they are summed from.
+//! A panel with tiles of three to six tokens, 16 rows at a time: their sums, two registers a token, leave room for what they
+//! are summed from.
 
 use std::arch::x86_64::*;
 
-use super::super::activations::passes;
 use super::super::panel::ROWS;
-use super::super::wide::{PARTS, Tile};
+use super::super::wide::{PARTS, Tiles};
 use super::super::{LANES, PAIRS};
 use super::{WIDTH, add_products_with};
 
 /// Registers of rows.
 const HALVES: usize = LANES / WIDTH;
-/// Most tokens at a time.
-const TOKENS: usize = 6;
 
-/// As [`Unit::add_tile`](super::super::Unit::add_tile).
+/// As [`Unit::add_tiles`](super::super::Unit::add_tiles).
 ///
 /// # Safety
-/// AVX2 and FMA; panel and tokens hold the blocks.
+/// AVX2 and FMA, AVX-VNNI if `VNNI`; panel and tokens hold the blocks.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn add<const VNNI: bool>(tile: &Tile, parts: &mut [f32]) {
-    assert_eq!(parts.len(), tile.num_tokens * PARTS * ROWS);
-    for tokens in passes(tile.num_tokens, TOKENS) {
-        let parts = &mut parts[tokens.start * PARTS * ROWS..tokens.end * PARTS * ROWS];
-        // SAFETY: the caller's promise; the tile has the tokens.
+pub(super) unsafe fn add<const VNNI: bool>(mut tiles: Tiles, parts: &mut [f32]) {
+    assert_eq!(parts.len(), tiles.count() * tiles.len * PARTS * ROWS);
+    for (at, parts) in parts.chunks_exact_mut(tiles.len * PARTS * ROWS).enumerate() {
+        // SAFETY: the caller's promise.
         unsafe {
-            match tokens.len() {
-                1 => add_tokens::<1, VNNI>(tile, tokens.start, parts),
-                2 => add_tokens::<2, VNNI>(tile, tokens.start, parts),
-                3 => add_tokens::<3, VNNI>(tile, tokens.start, parts),
-                4 => add_tokens::<4, VNNI>(tile, tokens.start, parts),
-                5 => add_tokens::<5, VNNI>(tile, tokens.start, parts),
-                _ => add_tokens::<TOKENS, VNNI>(tile, tokens.start, parts),
+            match tiles.len {
+                3 => add_tile::<3, VNNI>(&tiles, at, parts),
+                4 => add_tile::<4, VNNI>(&tiles, at, parts),
+                5 => add_tile::<5, VNNI>(&tiles, at, parts),
+                6 => add_tile::<6, VNNI>(&tiles, at, parts),
+                len => unreachable!("a tile of {len} tokens"),
             }
         }
+        tiles.prefetch_share();
     }
 }
 
-/// Adds the products of `T` tokens from `first` to their `parts`, `[tokens, 4, 32 rows]`.
+/// Adds the products of tile `at`, of `T` tokens, to its `parts`, `[tokens, 4, 32 rows]`.
 ///
 /// # Safety
-/// As [`add`]; the tile has the tokens.
+/// As [`add`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_tokens<const T: usize, const VNNI: bool>(tile: &Tile, first: usize, parts: &mut [f32]) {
+unsafe fn add_tile<const T: usize, const VNNI: bool>(tiles: &Tiles, at: usize, parts: &mut [f32]) {
     assert_eq!(parts.len(), T * PARTS * ROWS);
-    let stride = tile.num_tokens;
-    for block in 0..tile.num_blocks {
-        let at = tile.first_block + block;
+    let (pairs, half_steps) = tiles.tile(at);
+    for (block, at) in tiles.blocks.clone().enumerate() {
         for row in (0..ROWS).step_by(LANES) {
             // SAFETY: the panel and the tile hold every block; the parts are those of `T` tokens.
             unsafe {
-                let pairs = tile.pairs.add(at * PAIRS * stride + first);
-                let sums = block_sums::<T, VNNI>(tile.panel.pairs(block).add(row), pairs, stride);
-                let scales = tile.panel.scales(at).add(row);
-                let half_steps = tile.half_steps.add(at * stride + first);
+                let pairs = pairs.add(at * PAIRS * T);
+                let sums = block_sums::<T, VNNI>(tiles.panel.pairs(block).add(row), pairs);
+                let scales = tiles.panel.scales(at).add(row);
+                let half_steps = half_steps.add(at * T);
                 for half in 0..HALVES {
                     let scales = _mm256_loadu_ps(scales.add(half * WIDTH));
                     for (t, sums) in sums.iter().enumerate() {
@@ -69,7 +64,7 @@ unsafe fn add_tokens<const T: usize, const VNNI: bool>(tile: &Tile, first: usize
     }
 }
 
-/// Exact sums of one block of 16 rows: `weights` `[16 pairs, 32 rows]` with `x` `[16 pairs, stride]`, of which `T` tokens.
+/// Exact sums of one block of 16 rows: `weights` `[16 pairs, 32 rows]` with `x` `[16 pairs, T tokens]`.
 ///
 /// # Safety
 /// AVX2; weights and tokens are there.
@@ -78,7 +73,6 @@ unsafe fn add_tokens<const T: usize, const VNNI: bool>(tile: &Tile, first: usize
 unsafe fn block_sums<const T: usize, const VNNI: bool>(
     weights: *const i32,
     x: *const i32,
-    stride: usize,
 ) -> [[__m256i; HALVES]; T] {
     let mut sums = [[_mm256_setzero_si256(); HALVES]; T];
     for pair in 0..PAIRS {
@@ -87,7 +81,7 @@ unsafe fn block_sums<const T: usize, const VNNI: bool>(
             let w = weights.add(pair * ROWS);
             let w = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(WIDTH).cast())];
             for (t, sums) in sums.iter_mut().enumerate() {
-                let x = _mm256_set1_epi32(*x.add(pair * stride + t));
+                let x = _mm256_set1_epi32(*x.add(pair * T + t));
                 sums[0] = add_products_with::<VNNI>(sums[0], w[0], x);
                 sums[1] = add_products_with::<VNNI>(sums[1], w[1], x);
             }

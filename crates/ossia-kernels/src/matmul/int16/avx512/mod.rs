@@ -11,7 +11,7 @@ use std::arch::x86_64::__m512i;
 use std::ops::Range;
 
 use super::activations::Quantized;
-use super::wide::Tile;
+use super::wide::Tiles;
 use super::{Int16Rows, Mxfp4Rows, Unit};
 use crate::weight::Int8View;
 
@@ -21,9 +21,9 @@ pub(super) use quantize::quantize;
 pub(super) struct Avx512;
 
 impl Unit for Avx512 {
-    // More than half a tile, so that none of `tile` is smaller than that.
     const FEW_MXFP4: usize = 12;
     const FEW_INT8: usize = 16;
+    const TILE: usize = 6;
 
     #[inline]
     unsafe fn quantize(values: &[f32]) -> Quantized {
@@ -48,9 +48,9 @@ impl Unit for Avx512 {
     }
 
     #[inline]
-    unsafe fn add_tile(tile: &Tile, parts: &mut [f32]) {
+    unsafe fn add_tiles(tiles: Tiles, parts: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
-        unsafe { tile::add(tile, parts) }
+        unsafe { tile::add(tiles, parts) }
     }
 
     #[inline]

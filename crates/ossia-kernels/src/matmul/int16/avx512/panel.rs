@@ -66,8 +66,6 @@ unsafe fn int8_scales(weight: Int8View, source: usize, to: &mut [f32]) {
 /// As [`PanelSource::fill_group`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn int8_group(weight: Int8View, source: usize, group: usize, to: &mut [f32]) {
-    /// How far ahead of bytes being unpacked memory is asked for: what the next panel will hold of the rows.
-    const AHEAD: usize = <Int8View as PanelSource<Avx512>>::GROUPS * BLOCKS * LANES * BLOCK;
     for (block, to) in to.chunks_mut(PAIRS * ROWS).enumerate() {
         let from = group * BLOCKS + block;
         if from >= weight.num_blocks {
@@ -81,7 +79,6 @@ unsafe fn int8_group(weight: Int8View, source: usize, group: usize, to: &mut [f3
         for (dword, bytes) in dwords.enumerate() {
             // SAFETY: `bytes`, low bits and each place are a register long.
             unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(AHEAD));
                 if dword % 4 == 0 {
                     low = low_bits.next().map(|low| _mm512_loadu_si512(low.as_ptr().cast()));
                 }
@@ -99,7 +96,7 @@ unsafe fn int8_group(weight: Int8View, source: usize, group: usize, to: &mut [f3
     }
 }
 
-/// Unpacks the codes of one group of 16 rows, and asks memory for what the panel will hold of them next.
+/// Unpacks the codes of one group of 16 rows.
 ///
 /// # Safety
 /// As [`PanelSource::fill_group`].
@@ -110,11 +107,9 @@ unsafe fn mxfp4_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, to: &
     let count = BLOCKS.min(weight.num_blocks - group * BLOCKS);
     let mask = u64::MAX >> (64 - count * BLOCK / 2);
     let row_len = weight.num_blocks * BLOCK / 2;
-    let ahead = ROWS * row_len;
     let mut from = weight.blocks[rows.start * row_len + group * GROUP / 2..].as_ptr();
     let mut lines = [_mm512_setzero_si512(); LANES];
     for (lane, line) in lines.iter_mut().enumerate() {
-        _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(ahead).cast());
         // SAFETY: the mask keeps to the blocks that are there.
         *line = unsafe { _mm512_maskz_loadu_epi8(mask, from.cast()) };
         // Past the last row the last one is taken again.

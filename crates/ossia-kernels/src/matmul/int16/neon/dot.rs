@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::super::activations::Quantized;
 use super::super::panel::{PanelSource, ROWS};
-use super::super::wide::Tile;
+use super::super::wide::Tiles;
 use super::super::{BLOCK, Int16Rows, LANES, Mxfp4Rows, PAIRS, Unit};
 use super::panel::{fill_blocks, row_of, transpose_4x4};
 use super::tile::QUARTERS;
@@ -37,6 +37,7 @@ impl NeonDot {
 impl Unit for NeonDot {
     const FEW_MXFP4: usize = Neon::FEW_MXFP4;
     const FEW_INT8: usize = Neon::FEW_INT8;
+    const TILE: usize = Neon::TILE;
 
     unsafe fn quantize(values: &[f32]) -> Quantized {
         quantize::quantize(values)
@@ -68,9 +69,9 @@ impl Unit for NeonDot {
         unsafe { Neon::multiply_int8(weight, rows, x, out) }
     }
 
-    unsafe fn add_tile(tile: &Tile, parts: &mut [f32]) {
+    unsafe fn add_tiles(tiles: Tiles, parts: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
-        unsafe { tile::add::<true>(tile, parts) }
+        unsafe { tile::add::<true>(tiles, parts) }
     }
 }
 
@@ -182,7 +183,7 @@ unsafe fn int8_block(weight: Int8View, at: usize, to: &mut [f32]) {
     }
 }
 
-/// Exact sums of one block of 16 rows of a panel with `x`, `[upper, lower][8 quads, stride]`, of which `T` tokens.
+/// Exact sums of one block of 16 rows of a panel with `x`, `[upper, lower][8 quads, T tokens]`.
 ///
 /// # Safety
 /// NEON with products of bytes; weights and tokens are there.
@@ -191,24 +192,23 @@ unsafe fn int8_block(weight: Int8View, at: usize, to: &mut [f32]) {
 pub(super) unsafe fn block_sums<const T: usize>(
     weights: *const i32,
     x: *const i32,
-    stride: usize,
 ) -> [[int32x4_t; QUARTERS]; T] {
     let mut sums = [[vdupq_n_s32(0); QUARTERS]; T];
     // SAFETY: the caller's promise.
     unsafe {
-        add_quads(&mut sums, weights, x, stride);
+        add_quads(&mut sums, weights, x);
         for quarter in 0..QUARTERS {
             let lacking = vld1q_s32(weights.add(QUADS * ROWS + quarter * WIDTH));
             for sums in &mut sums {
                 sums[quarter] = vaddq_s32(vshlq_n_s32::<8>(sums[quarter]), lacking);
             }
         }
-        add_quads(&mut sums, weights, x.add(QUADS * stride), stride);
+        add_quads(&mut sums, weights, x.add(QUADS * T));
     }
     sums
 }
 
-/// Adds the products of a block's weights with the bytes `x`, `[8 quads, stride]`.
+/// Adds the products of a block's weights with the bytes `x`, `[8 quads, T tokens]`.
 ///
 /// # Safety
 /// As [`block_sums`].
@@ -218,13 +218,12 @@ unsafe fn add_quads<const T: usize>(
     sums: &mut [[int32x4_t; QUARTERS]; T],
     weights: *const i32,
     x: *const i32,
-    stride: usize,
 ) {
     for quad in 0..QUADS {
         let mut bytes = [0; WIDTH];
         // SAFETY: the caller's promise; there are no more than four tokens.
         let x = unsafe {
-            bytes.iter_mut().take(T).enumerate().for_each(|(t, to)| *to = *x.add(quad * stride + t));
+            bytes.iter_mut().take(T).enumerate().for_each(|(t, to)| *to = *x.add(quad * T + t));
             vld1q_s8(bytes.as_ptr().cast())
         };
         for quarter in 0..QUARTERS {

@@ -11,7 +11,7 @@ use std::arch::aarch64::*;
 use std::ops::Range;
 
 use super::activations::Quantized;
-use super::wide::Tile;
+use super::wide::Tiles;
 use super::{Int16Rows, Mxfp4Rows, Unit};
 use crate::weight::Int8View;
 
@@ -26,6 +26,7 @@ pub(super) struct Neon;
 impl Unit for Neon {
     const FEW_MXFP4: usize = 8;
     const FEW_INT8: usize = 6;
+    const TILE: usize = 4;
 
     unsafe fn quantize(values: &[f32]) -> Quantized {
         quantize::quantize(values)
@@ -41,9 +42,9 @@ impl Unit for Neon {
         unsafe { narrow_int8::multiply(weight, rows, x, out) }
     }
 
-    unsafe fn add_tile(tile: &Tile, parts: &mut [f32]) {
+    unsafe fn add_tiles(tiles: Tiles, parts: &mut [f32]) {
         // SAFETY: the trait's condition, and the caller's.
-        unsafe { tile::add::<false>(tile, parts) }
+        unsafe { tile::add::<false>(tiles, parts) }
     }
 }
 
