@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::panel::{BLOCKS, PanelSource, ROWS};
-use super::super::{BLOCK, GROUP, LANES, Mxfp4Rows, PAIRS};
+use super::super::{BLOCK, GROUP, LANES, Mxfp4Rows, PAIRS, PLANES};
 use super::Avx512;
 use super::narrow::{exp2_of_e8m0, load_weights};
 use super::narrow_int8::{widen, widen_with};
@@ -107,28 +107,49 @@ unsafe fn mxfp4_codes(weight: Mxfp4Rows, rows: Range<usize>, group: usize, to: &
     let count = BLOCKS.min(weight.num_blocks - group * BLOCKS);
     let mask = u64::MAX >> (64 - count * BLOCK / 2);
     let row_len = weight.num_blocks * BLOCK / 2;
-    let mut from = weight.blocks[rows.start * row_len + group * GROUP / 2..].as_ptr();
+    let from = weight.blocks[rows.start * row_len + group * GROUP / 2..].as_ptr();
     let mut lines = [_mm512_setzero_si512(); LANES];
-    for (lane, line) in lines.iter_mut().enumerate() {
-        // SAFETY: the mask keeps to the blocks that are there.
-        *line = unsafe { _mm512_maskz_loadu_epi8(mask, from.cast()) };
-        // Past the last row the last one is taken again.
-        from = from.wrapping_add(if lane + 1 < rows.len() { row_len } else { 0 });
+    if rows.len() == LANES && count == BLOCKS {
+        for (lane, line) in lines.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *line = unsafe { _mm512_loadu_si512(from.wrapping_add(lane * row_len).cast()) };
+        }
+    } else {
+        for (lane, line) in lines.iter_mut().enumerate() {
+            // Past the last row the last one is taken again.
+            let row = lane.min(rows.len() - 1);
+            // SAFETY: the mask keeps to the blocks that are there.
+            *line = unsafe { _mm512_maskz_loadu_epi8(mask, from.wrapping_add(row * row_len).cast()) };
+        }
     }
+    let dwords = transpose_16x16(lines);
     let halves = load_weights();
     let to: *mut i32 = to[..PLACES].as_mut_ptr().cast();
-    for (dword, &codes) in transpose_16x16(lines).iter().enumerate() {
-        let weights = [
-            _mm512_permutexvar_epi16(codes, halves),
-            _mm512_permutexvar_epi16(_mm512_srli_epi16::<4>(codes), halves),
-            _mm512_permutexvar_epi16(_mm512_srli_epi16::<8>(codes), halves),
-            _mm512_permutexvar_epi16(_mm512_srli_epi16::<12>(codes), halves),
-        ];
-        let (block, j) = (dword / 4, dword % 4);
-        for (s, weights) in weights.into_iter().enumerate() {
+    for j in 0..PAIRS / PLANES {
+        for block in 0..BLOCKS {
             // SAFETY: there is a place for each pair of the group, a register long.
-            unsafe { _mm512_store_si512(to.add((block * PAIRS + s * 4 + j) * ROWS).cast(), weights) };
+            unsafe { put_codes(dwords[4 * block + j], halves, to.add((block * PAIRS + j) * ROWS)) };
         }
+    }
+}
+
+/// Puts the weights of eight codes of each row where they belong, from `to` on: those of each shift by a code after the others.
+///
+/// # Safety
+/// The four places are there, a register each, and begin on cache lines.
+#[inline(always)]
+unsafe fn put_codes(codes: __m512i, halves: __m512i, to: *mut i32) {
+    /// From the place of one shift to that of the next.
+    const STEP: usize = PAIRS / PLANES * ROWS;
+    // SAFETY: the caller's promise, and its instructions.
+    unsafe {
+        _mm512_store_si512(to.cast(), _mm512_permutexvar_epi16(codes, halves));
+        let codes = _mm512_srli_epi16::<4>(codes);
+        _mm512_store_si512(to.add(STEP).cast(), _mm512_permutexvar_epi16(codes, halves));
+        let codes = _mm512_srli_epi16::<4>(codes);
+        _mm512_store_si512(to.add(2 * STEP).cast(), _mm512_permutexvar_epi16(codes, halves));
+        let codes = _mm512_srli_epi16::<4>(codes);
+        _mm512_store_si512(to.add(3 * STEP).cast(), _mm512_permutexvar_epi16(codes, halves));
     }
 }
 
