@@ -8,11 +8,13 @@ use super::{BLOCK, GROUP, LANES, PAIRS, PLANES, Unit};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::Isa;
-use crate::cpu::Scratch;
+use crate::cpu::{Scratch, prefetch};
 use crate::weight::Format;
 
 /// Exponent below which a block's grid gets no finer: its step is then 2^-114.
 const MIN_EXPONENT: i32 = -100;
+/// How many blocks ahead of those being quantised memory is asked for.
+const AHEAD: usize = 8;
 /// Significant bits of a value below its leading one.
 pub(super) const FRACTION_BITS: i32 = 14;
 
@@ -206,7 +208,12 @@ impl Int16Rows {
         let blocks = pairs.chunks_exact_mut(PAIRS * count).zip(half_steps.chunks_exact_mut(count));
         for (block, (pairs, half_steps)) in blocks.enumerate() {
             let mut tokens: [&[f32]; LANES] = [&[]; LANES];
-            tokens.iter_mut().zip(rows).for_each(|(token, row)| *token = block_of(row, block));
+            for (token, row) in tokens.iter_mut().zip(rows) {
+                *token = block_of(row, block);
+                let ahead = row.as_ptr().wrapping_add((block + AHEAD) * BLOCK);
+                prefetch(ahead.cast());
+                prefetch(ahead.wrapping_add(BLOCK / 2).cast());
+            }
             // SAFETY: the caller's promise.
             unsafe { U::quantize_tile(&tokens[..count], pairs, half_steps) };
         }
