@@ -75,15 +75,23 @@ impl Panel {
     }
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Weights that lie somewhere.
 pub(super) trait Lines: Copy {
-    /// Adds the cache lines that a panel of `rows` is filled from with `groups`. Rows and groups may be past the end.
+    /// Adds the cache lines that a panel of `rows` is filled from with `groups`, with the first ones scales that are far apart.
+    /// Rows and groups may be past the end.
     fn add_lines(self, rows: Range<usize>, groups: Range<usize>, lines: &mut Vec<*const u8>);
 }
 
 impl Lines for Mxfp4Rows<'_> {
     fn add_lines(self, rows: Range<usize>, groups: Range<usize>, lines: &mut Vec<*const u8>) {
         let row_len = self.num_blocks * BLOCK / 2;
+        if groups.start == 0 {
+            let scales = (rows.start * self.num_blocks..rows.end * self.num_blocks).step_by(LINE);
+            lines.extend(scales.map(|at| self.scales.as_ptr().wrapping_add(at)));
+        }
         for row in rows {
             let row = self.blocks.as_ptr().wrapping_add(row * row_len);
             lines.extend(groups.clone().map(|group| row.wrapping_add(group * GROUP / 2)));
@@ -93,7 +101,6 @@ impl Lines for Mxfp4Rows<'_> {
 
 impl Lines for Int8View<'_> {
     fn add_lines(self, rows: Range<usize>, groups: Range<usize>, lines: &mut Vec<*const u8>) {
-        const LINE: usize = 64;
         let has_low_bits = !self.low_bits.is_empty();
         for panel in rows.start / LANES..rows.end.div_ceil(LANES) {
             let block = |group: usize| panel * self.num_blocks + group * BLOCKS;
