@@ -185,5 +185,7 @@ pub(super) fn prefetch_next<T>(
 #[inline(always)]
 fn prefetch_all<T>(values: &[T]) {
     let first = values.as_ptr().cast::<u8>();
-    (0..size_of_val(values)).step_by(64).for_each(|at| prefetch(first.wrapping_add(at)));
+    for at in (0..size_of_val(values)).step_by(64) {
+        prefetch(first.wrapping_add(at));
+    }
 }

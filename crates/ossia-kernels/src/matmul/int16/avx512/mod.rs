@@ -22,7 +22,7 @@ pub(super) struct Avx512;
 
 impl Unit for Avx512 {
     const FEW_MXFP4: usize = 12;
-    const FEW_INT8: usize = 16;
+    const FEW_INT8: usize = 32;
     const TILE: usize = 6;
 
     #[inline]

@@ -135,14 +135,16 @@ unsafe fn block_sums<const T: usize>(
 ) -> [[__m512i; WIDTH]; T] {
     /// Pairs before the first of the last block's sums is scaled: its products are under way until then.
     const WAIT: usize = 2;
+    /// Pairs from one token's sums to the next one's.
+    const EVERY: usize = 2;
     let mut sums = [[_mm512_setzero_si512(); WIDTH]; T];
     // Written out, and in assembly: the compiler would load all pairs first and keep what no register holds in memory.
     macro_rules! pairs {
         ($($pair:literal)*) => {$({
             const PAIR: usize = $pair;
             add_pair::<T, PAIR>(&mut sums, weights, x);
-            if let Some(nth) = PAIR.checked_sub(WAIT) && nth < 2 * T && nth % 2 == 0 {
-                last.add(nth / 2);
+            if let Some(nth) = PAIR.checked_sub(WAIT) && nth % EVERY == 0 && nth / EVERY < T {
+                last.add(nth / EVERY);
             }
         })*};
     }
